@@ -1,0 +1,1 @@
+"""Textual inversion with forward passes only, against a remote endpoint."""

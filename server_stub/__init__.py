@@ -1,0 +1,1 @@
+"""The reference server: a diffusers model behind the Blackbox TI protocol."""

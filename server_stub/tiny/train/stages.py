@@ -1,0 +1,139 @@
+"""The stages of training in their order, each from the checkpoints of those before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from open_clip.model import CLIP
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from server_stub.tiny.train.autoencoder import autoencoder_loss, build_autoencoder, encode_all
+from server_stub.tiny.train.data import Pictures, load_pictures, step_rng
+from server_stub.tiny.train.denoiser import build_denoiser, build_scheduler, denoiser_loss
+from server_stub.tiny.train.loop import StageSettings, Trainer
+from server_stub.tiny.train.tokenizer import build_tokenizer
+from server_stub.tiny.train.towers import build_towers, tokenize, towers_loss
+
+__all__ = ["SETTINGS", "Run"]
+
+SETTINGS = {
+    "autoencoder": StageSettings(steps=6000, batch=16, lr=1.5e-3, weight_decay=0.0),
+    "towers": StageSettings(steps=2600, batch=128, lr=1e-3, weight_decay=0.05),
+    "denoiser": StageSettings(steps=16_000, batch=96, lr=1e-3, ema=0.9995),
+}
+_UNCONDITIONAL_SHARE = 0.1
+
+
+@dataclass
+class Run:
+    """One rebuilding of the model: where its files are, its seed, its device."""
+
+    work: Path
+    out: Path
+    seed: int
+    device: str
+    picture_count: int
+    scale: float = 1.0
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The training pictures."""
+        return load_pictures(self.work, self.seed, self.picture_count)
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer, built again each time: it depends on the words alone."""
+        return build_tokenizer(self.work / "tokenizer")
+
+    def _trainer(self, stage: str, model: torch.nn.Module, dtype: torch.dtype) -> Trainer:
+        settings = replace(SETTINGS[stage], steps=max(1, round(SETTINGS[stage].steps * self.scale)))
+        return Trainer(model, settings, self.work / f"{stage}.safetensors", device=self.device, dtype=dtype)
+
+    def _fresh(self, stage: str) -> None:
+        """Seed the initial weights of a stage: torch's modules draw them from its global generator."""
+        torch.manual_seed(int(step_rng(self.seed, stage, 0).integers(2**31)))
+
+    def autoencoder(self) -> None:
+        """Train stage 1."""
+        self._fresh("autoencoder")
+        trainer = self._trainer("autoencoder", build_autoencoder(), torch.bfloat16)
+        batch = trainer.settings.batch
+        trainer.run(lambda step: autoencoder_loss(trainer.model, self.pictures, self.seed, step, batch))
+
+    def towers(self) -> None:
+        """Train stage 2."""
+        self._fresh("towers")
+        trainer = self._trainer("towers", build_towers(len(self.tokenizer)), torch.float32)
+        trainer.model.train()
+        batch = trainer.settings.batch
+        trainer.run(lambda step: towers_loss(trainer.model, self.tokenizer, self.pictures, self.seed, step, batch))
+
+    def denoiser(self) -> None:
+        """Train stage 3 on the latents of stage 1 under the text tower of stage 2."""
+        latents, scaling = self._latents()
+        clip = self.trained_towers().to(self.device)
+        scheduler = build_scheduler()
+        self._fresh("denoiser")
+        trainer = self._trainer("denoiser", build_denoiser(), torch.bfloat16)
+        batch = trainer.settings.batch
+
+        def loss(step: int) -> Tensor:
+            rng = step_rng(self.seed, "denoiser", step)
+            indices, captions = self.pictures.batch(rng, batch)
+            captions = ["" if rng.random() < _UNCONDITIONAL_SHARE else c for c in captions]
+            noise = torch.from_numpy(rng.standard_normal((batch, *latents.shape[1:]), dtype="float32"))
+            timestep = torch.from_numpy(rng.integers(0, 1000, batch))
+            x = latents[torch.from_numpy(indices)].float() * scaling
+            text = hidden_states(clip, tokenize(self.tokenizer, captions).to(self.device))
+            to = [t.to(self.device) for t in (x, text, noise, timestep)]
+            return denoiser_loss(trainer.model, scheduler, *to)
+
+        trainer.run(loss)
+
+    def export(self) -> None:
+        """Write the finished weights to `out`."""
+        from server_stub.tiny.train.export import export
+
+        export(self)
+
+    def trained_autoencoder(self) -> AutoencoderKL:
+        """Return stage 1's result in float32, its scaling factor set."""
+        model = self._trainer("autoencoder", build_autoencoder(), torch.float32).averaged()
+        path = self.work / "latents.safetensors"
+        if path.exists():
+            model.register_to_config(scaling_factor=round(float(self._latents()[1]), 6))
+        return model
+
+    def trained_towers(self) -> CLIP:
+        """Return stage 2's result in float32, every weight one that float16 can hold."""
+        model = self._trainer("towers", build_towers(len(self.tokenizer)), torch.float32).averaged()
+        for p in model.parameters():
+            p.data = p.data.half().float()
+        return model.requires_grad_(False)
+
+    def trained_denoiser(self) -> torch.nn.Module:
+        """Return stage 3's result in float32."""
+        return self._trainer("denoiser", build_denoiser(), torch.float32).averaged()
+
+    def _latents(self) -> tuple[Tensor, float]:
+        """Return the latents of all pictures (float16) and the factor that gives them unit variance."""
+        from safetensors.torch import load_file, save_file
+
+        path = self.work / "latents.safetensors"
+        if not path.exists():
+            model = self._trainer("autoencoder", build_autoencoder(), torch.float32).averaged()
+            save_file({"latents": encode_all(model, self.pictures).half()}, path)
+        latents = load_file(path)["latents"]
+        return latents, 1.0 / float(latents[:4000].float().std())
+
+
+@torch.no_grad()
+def hidden_states(clip: CLIP, ids: Tensor) -> Tensor:
+    """Return the text tower's states after its last norm, (n, L, 256): what the denoiser attends to."""
+    x = clip.token_embedding(ids) + clip.positional_embedding
+    return clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
