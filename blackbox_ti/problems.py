@@ -1,0 +1,101 @@
+"""From a host's refusal to a typed error, by one table.
+
+What a host writes is untrusted: it is parsed defensively, cut short and stripped of control characters before a
+terminal or a log sees it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import ValidationError
+
+from blackbox_ti.errors import (
+    AuthError,
+    BlackboxTIError,
+    BudgetSpentError,
+    EndpointError,
+    ImageError,
+    InputError,
+    OverloadedError,
+    PlaceholderError,
+    ProtocolError,
+    RejectedError,
+)
+from blackbox_ti.wire import Problem, ProblemCode
+
+__all__ = ["BUSY_STATUSES", "error_from", "is_retryable", "parse_problem", "printable"]
+
+BUSY_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MAX_PROBLEM_BYTES: Final = 65_536
+_MAX_SHOWN: Final = 500
+
+_INPUT_ERRORS: Final[dict[str, type[InputError]]] = {
+    ProblemCode.PLACEHOLDER_TAKEN: PlaceholderError,
+    ProblemCode.INVALID_IMAGE: ImageError,
+}
+_ENDPOINT_ERRORS: Final[dict[str, type[EndpointError]]] = {
+    ProblemCode.UNAUTHENTICATED: AuthError,
+    ProblemCode.FORBIDDEN: AuthError,
+    ProblemCode.IDEMPOTENCY_KEY_IN_FLIGHT: OverloadedError,
+    ProblemCode.RATE_LIMITED: OverloadedError,
+    ProblemCode.OVERLOADED: OverloadedError,
+    ProblemCode.NOT_READY: OverloadedError,
+    ProblemCode.INTERNAL: OverloadedError,
+}
+_ADVICE: Final[dict[type[BlackboxTIError], str]] = {
+    AuthError: "give a key that is valid there and has the scope for this",
+    OverloadedError: "try again later",
+}
+
+
+def printable(text: str, limit: int = _MAX_SHOWN) -> str:
+    """Return a host's words fit for a terminal: one line, no control characters, at most `limit` characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:limit]).strip()
+
+
+def parse_problem(status: int, body: bytes) -> Problem | None:
+    """Return the problem in an error reply, or None where the body is not one or disagrees with the status."""
+    if len(body) > _MAX_PROBLEM_BYTES:
+        return None
+    try:
+        problem = Problem.model_validate_json(body)
+    except (ValidationError, ValueError, RecursionError):
+        return None
+    return problem if problem.status == status else None
+
+
+def is_retryable(status: int, problem: Problem | None) -> bool:
+    """Return whether asking again can help: a busy status or a key in flight, never a spent budget."""
+    if problem is not None and problem.code == ProblemCode.BUDGET_SPENT:
+        return False
+    if status == 409:
+        return problem is not None and problem.code == ProblemCode.IDEMPOTENCY_KEY_IN_FLIGHT
+    return status in BUSY_STATUSES
+
+
+def error_from(status: int, problem: Problem | None) -> BlackboxTIError:
+    """Return the error that a reply of `status` (300 to 599) with its problem, if any, stands for."""
+    if problem is None:
+        return _error_without_problem(status)
+    told = printable(problem.detail or problem.title) or "no reason given"
+    if problem.code == ProblemCode.BUDGET_SPENT:
+        return BudgetSpentError(f"the account's budget at the host is spent: {told}")
+    if problem.code in _INPUT_ERRORS:
+        return _INPUT_ERRORS[problem.code](told)
+    kind = _ENDPOINT_ERRORS.get(problem.code, OverloadedError if is_retryable(status, problem) else RejectedError)
+    request = f" (request {printable(problem.request_id, 80)})" if problem.request_id else ""
+    advice = f"; {_ADVICE[kind]}" if kind in _ADVICE else ""
+    return kind(f"the host answered {status} {printable(problem.code, 80)}: {told}{request}{advice}", problem=problem)
+
+
+def _error_without_problem(status: int) -> BlackboxTIError:
+    if status in {401, 403}:
+        return AuthError(f"the host answered {status}; {_ADVICE[AuthError]}")
+    if status in BUSY_STATUSES:
+        return OverloadedError(f"the host answered {status}; {_ADVICE[OverloadedError]}")
+    if 300 <= status < 400:
+        return ProtocolError(f"the host redirects ({status}); redirects are not followed, give the final address")
+    if status in {404, 405, 409}:
+        return ProtocolError(f"not a Blackbox TI endpoint: it answered {status}; check the address")
+    return RejectedError(f"the host answered {status} and gave no reason")
