@@ -1,0 +1,197 @@
+"""An `Endpoint` that books every charged call in a ledger before it is sent.
+
+A call's name is its `key`, or `<label>#<n>` for the n-th call of that label without one. A deterministic search makes
+the same calls under the same names however often the run is repeated, so resuming is replaying: a name the ledger has
+settled is answered from the ledger; one whose outcome is not known is sent again under the same idempotency key; one
+with other bytes than before is a `ResumeError`. Names counted by label need the calls of a label to come in order,
+from one thread at a time; calls made side by side carry their own keys.
+
+The key sent to the host is derived from the run's id and the name, so that runs sharing an account never collide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from blackbox_ti.budget import Cost, cost_of_images, cost_of_losses
+from blackbox_ti.endpoint import Endpoint, Vocabulary
+from blackbox_ti.errors import (
+    AuthError,
+    BlackboxTIError,
+    BudgetSpentError,
+    InputError,
+    LedgerError,
+    RejectedError,
+)
+from blackbox_ti.ledger import Ledger, Operation
+from blackbox_ti.replies import canonical_bytes
+from blackbox_ti.wire import (
+    ImagesReply,
+    ImagesRequest,
+    LossReply,
+    LossRequest,
+    ModelCard,
+    ProblemCode,
+    UsageReply,
+)
+
+__all__ = ["BookedEndpoint"]
+
+R = TypeVar("R", LossReply, ImagesReply)
+
+_REFUSALS = (InputError, BudgetSpentError, AuthError, RejectedError)
+
+
+class BookedEndpoint:
+    """`endpoint` with every charged call booked in `ledger`, whose run has begun.
+
+    For the attempts on the wire to be in the book too, make the endpoint with `on_attempt=ledger.record_attempt`.
+    Closing it closes the endpoint, not the ledger.
+    """
+
+    def __init__(self, endpoint: Endpoint, ledger: Ledger) -> None:
+        self._endpoint = endpoint
+        self._ledger = ledger
+        self._card: ModelCard | None = None
+        self._calls: Counter[str] = Counter()
+        self._pictures: dict[str, Sequence[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def describe(self) -> ModelCard:
+        """Return the model card, and record it.
+
+        Raises:
+            ResumeError: the run began on another model.
+        """
+        card = self._endpoint.describe()
+        self._ledger.record_model(card.fingerprint, canonical_bytes(card).decode())
+        self._card = card
+        return card
+
+    def register_concept(self, images: Sequence[bytes]) -> str:
+        """Send the reference images, and record their hashes with the id.
+
+        Raises:
+            ResumeError: the run began with other pictures, or the host gives them another id than before.
+        """
+        concept = self._endpoint.register_concept(images)
+        self._ledger.record_concept(concept, [hashlib.sha256(image).hexdigest() for image in images])
+        self._pictures[concept] = tuple(images)
+        return concept
+
+    def delete_concept(self, concept: str) -> None:
+        """Remove the concept from the host."""
+        self._endpoint.delete_concept(concept)
+
+    def losses(self, request: LossRequest, *, label: str, key: str | None = None) -> LossReply:
+        """Score every candidate on every sample, once however often it is asked.
+
+        Raises:
+            BudgetSpentError: a cap does not allow it; nothing was sent.
+            ResumeError: the name was used for another request.
+        """
+        candidates = next(iter(request.embeddings.values())).shape[0]
+        cost = cost_of_losses(candidates, len(request.samples), self._known_card().prices)
+
+        def send(idempotency_key: str) -> LossReply:
+            return self._endpoint.losses(request, label=label, key=idempotency_key)
+
+        def send_again(idempotency_key: str) -> LossReply:
+            return self._with_concept(request.concept, lambda: send(idempotency_key))
+
+        operation = self._reserve(request, route="loss", label=label, key=key, cost=cost)
+        return self._answer(LossReply, operation, send_again)
+
+    def images(self, request: ImagesRequest, *, label: str, key: str | None = None) -> ImagesReply:
+        """Make pictures, once however often they are asked for.
+
+        Raises:
+            BudgetSpentError: a cap does not allow it; nothing was sent.
+            ResumeError: the name was used for another request.
+        """
+        prices = self._known_card().prices
+        cost = cost_of_images(len(request.items), request.num_inference_steps, request.guidance_scale, prices)
+        operation = self._reserve(request, route="images", label=label, key=key, cost=cost)
+        return self._answer(
+            ImagesReply, operation, lambda wire_key: self._endpoint.images(request, label=label, key=wire_key)
+        )
+
+    def vocabulary(self, encoder: str) -> Vocabulary | None:
+        """Return an encoder's token table, or None where the host does not offer it."""
+        return self._endpoint.vocabulary(encoder)
+
+    def usage(self) -> UsageReply:
+        """Return what the account spent, by the host's book."""
+        return self._endpoint.usage()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._endpoint.close()
+
+    def _known_card(self) -> ModelCard:
+        return self._card if self._card is not None else self.describe()
+
+    def _reserve(
+        self, request: LossRequest | ImagesRequest, *, route: str, label: str, key: str | None, cost: Cost
+    ) -> Operation:
+        plain: dict[str, Any] = request.model_dump(mode="json")
+        name = key if key is not None else self._next_name(label)
+        return self._ledger.reserve(name=name, label=label, route=route, request=plain, cost=cost)
+
+    def _next_name(self, label: str) -> str:
+        with self._lock:
+            self._calls[label] += 1
+            return f"{label}#{self._calls[label]}"
+
+    def _answer(self, kind: type[R], operation: Operation, send: Callable[[str], R]) -> R:
+        """Return the reply the ledger holds, or send, and settle whichever way it ends."""
+        if operation.reply is not None:
+            return _stored(kind, operation.name, operation.reply)
+        try:
+            reply = send(operation.idempotency_key)
+        except BlackboxTIError as error:
+            self._book_failure(operation, error)
+            raise
+        charge = reply.charge
+        self._ledger.settle(
+            operation,
+            charged=Cost(charge.forwards, charge.queries, charge.price_micros),
+            reply=canonical_bytes(reply),
+            receipt=None if charge.receipt is None else canonical_bytes(charge.receipt).decode(),
+        )
+        return reply
+
+    def _book_failure(self, operation: Operation, error: BlackboxTIError) -> None:
+        """Free the reservation only where the host certainly did not charge: otherwise it stays.
+
+        Certain is a refusal of a reservation made just now, none of whose attempts can have had an effect.
+        """
+        reason = type(error).__name__
+        effects = self._ledger.effects_of(operation.idempotency_key)
+        refused = all(effect == "none" for effect in effects) if effects else isinstance(error, _REFUSALS)
+        if operation.fresh and refused:
+            self._ledger.refuse(operation, reason)
+        else:
+            self._ledger.leave_unknown(operation, reason)
+
+    def _with_concept(self, concept: str, send: Callable[[], LossReply]) -> LossReply:
+        """Send; where the host has lost the concept, register its pictures again and send once more."""
+        try:
+            return send()
+        except RejectedError as error:
+            lost = error.problem is not None and error.problem.code == ProblemCode.CONCEPT_NOT_FOUND
+            if not lost or concept not in self._pictures:
+                raise
+            self.register_concept(self._pictures[concept])
+            return send()
+
+
+def _stored(kind: type[R], name: str, reply: bytes) -> R:
+    try:
+        return kind.model_validate_json(reply)
+    except ValueError as error:
+        raise LedgerError(f"the ledger's reply for call {name} does not decode; run the audit") from error
