@@ -1,0 +1,179 @@
+"""What the routes share: the model, its lane, the books, and whether new work is taken."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from blackbox_ti.wire import PROTOCOL_VERSION, ModelCard, ProblemCode
+from server_stub.accounts import Accounts
+from server_stub.database import Books, BooksUnavailableError
+from server_stub.engine import Engine, ImageJob, LossJob
+from server_stub.idempotency import Operations
+from server_stub.limiter import Limiter
+from server_stub.logs import logger
+from server_stub.metrics import Metrics
+from server_stub.presence import Presence
+from server_stub.problems import ProblemError
+from server_stub.receipts import Signer
+from server_stub.settings import Settings
+from server_stub.single_lane import SingleLane
+
+__all__ = ["Host", "books_at", "model_card"]
+
+
+def books_at(settings: Settings, folder: Path) -> Books:
+    """Return the books that `settings` name, a SQLite file in `folder` by default."""
+    if settings.database_url is not None:
+        return Books(settings.database_url.get_secret_value())
+    return Books(f"sqlite:///{folder / 'books.sqlite'}")
+
+
+def model_card(engine: Engine, settings: Settings, public_key: str) -> ModelCard:
+    """Return the model card: the engine's share, and what the host decided."""
+    info = engine.info
+    typical = max(encoder.norm_mean + 3 * encoder.norm_std for encoder in info.encoders)
+    changes = {
+        "max_norm": settings.max_norm or settings.max_norm_factor * typical,
+        "max_prompt_tokens": min(settings.limits.max_prompt_tokens, info.max_prompt_tokens),
+    }
+    return ModelCard(
+        protocol_version=PROTOCOL_VERSION,
+        model=info.model,
+        family=info.family,
+        fingerprint=info.fingerprint,
+        encoders=list(info.encoders),
+        resolution=info.resolution,
+        prediction_type=info.prediction_type,
+        objectives=list(settings.objectives),
+        reply_mode=settings.reply_mode,
+        reply_digits=settings.reply_digits if settings.reply_mode == "rounded" else None,
+        vocabulary=settings.vocabulary,
+        limits=settings.limits.model_copy(update=changes),
+        prices=settings.prices,
+        receipt_public_key=public_key,
+    )
+
+
+class Host:
+    """One server's shared parts, made from an engine and settings; `close` lets go of them."""
+
+    def __init__(self, engine: Engine, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._temporary = tempfile.TemporaryDirectory() if settings.state_dir is None else None
+        self.folder = Path(self._temporary.name if self._temporary else settings.state_dir or ".")
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.engine = engine
+        self.settings = settings
+        self.clock = clock
+        self.signer = Signer.at(self.folder / "receipts.key")
+        self.card = model_card(engine, settings, self.signer.public_key)
+        self.books = books_at(settings, self.folder)
+        self.presence = Presence(self.books, self.folder / "servers", lease=settings.lease, clock=clock)
+        self.accounts = Accounts(self.books, clock=clock)
+        self.operations = Operations(self.books, self.signer, self.presence, clock=clock)
+        self.limiter = Limiter(
+            rate=settings.requests_per_second,
+            burst=settings.requests_burst,
+            concurrency=settings.limits.max_concurrency,
+        )
+        self.strangers = Limiter(rate=1.0, burst=20)
+        self.metrics = Metrics()
+        self.lane = SingleLane(engine, settings.limits)
+        self.draining = False
+        self.warm: Future[None] = self.lane.submit(engine.warm_up)
+        self.warm.add_done_callback(self._warmed)
+        self._stopped = threading.Event()
+        self._tidier = threading.Thread(target=self._tidy_for_ever, name="tidy", daemon=True)
+        self.tidy()
+        self._tidier.start()
+
+    def _warmed(self, done: Future[None]) -> None:
+        failed = done.cancelled() or done.exception() is not None
+        self.metrics.ready.set(0 if failed else 1)
+        if failed:
+            logger.error("the model did not warm up", exc_info=done.cancelled() or done.exception())
+
+    @property
+    def ready(self) -> bool:
+        """Whether new work is taken: the model is warm, and the server is not draining."""
+        warm = self.warm.done() and not self.warm.cancelled() and self.warm.exception() is None
+        return warm and not self.draining
+
+    def check_ready(self) -> None:
+        """Refuse new work while the model is not warm, or the server drains.
+
+        Raises:
+            ProblemError: not ready.
+        """
+        if not self.ready:
+            detail = "the host is about to stop" if self.draining else "the model is warming up"
+            raise ProblemError(ProblemCode.NOT_READY, detail, retry_after=self.settings.retry_after)
+
+    def score(self, account: str, job: LossJob) -> Future[NDArray[np.float32]]:
+        """Queue candidates for the device; the losses are (B, n)."""
+        del account
+        return self.lane.submit(lambda: self.engine.losses(job))
+
+    def paint(self, account: str, job: ImageJob) -> Future[list[Image.Image]]:
+        """Queue pictures for the device."""
+        del account
+        return self.lane.submit(lambda: self.engine.images(job))
+
+    def register(self, account: str, images: Sequence[str]) -> str:
+        """Return the id of the account's concept of `images` (base64 of files), encoded once."""
+        return self.lane.register(account, images)
+
+    def concept(self, account: str, concept: str) -> tuple[Any, int]:
+        """Return the latents of one of the account's concepts and how many pictures it has.
+
+        Raises:
+            ProblemError: the account has none of that id.
+        """
+        found = self.lane.concept(account, concept)
+        if found is None:
+            raise ProblemError(ProblemCode.CONCEPT_NOT_FOUND, "the account has no such concept; register it again")
+        return found
+
+    def forget(self, account: str, concept: str) -> bool:
+        """Remove one of the account's concepts; return whether there was one of that id."""
+        return self.lane.forget(account, concept)
+
+    def drain(self) -> None:
+        """Take no more new work."""
+        self.draining = True
+        self.metrics.ready.set(0)
+
+    def tidy(self) -> None:
+        """Release what dead servers held, and drop old replies; a database that is away is tried again later."""
+        with suppress(BooksUnavailableError):
+            released = self.operations.tidy(retention=self.settings.reply_retention)
+            if released:
+                logger.warning("released reservations of a server that is gone", extra={"count": released})
+
+    def _tidy_for_ever(self) -> None:
+        while not self._stopped.wait(self.settings.lease / 4):
+            try:
+                self.tidy()
+            except Exception:
+                logger.exception("tidying failed")
+
+    def close(self) -> None:
+        """Stop the lane after the work it has begun, and let go of the books."""
+        self.drain()
+        self._stopped.set()
+        self._tidier.join()
+        self.lane.close()
+        self.presence.close()
+        self.books.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()

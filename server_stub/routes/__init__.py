@@ -1,0 +1,1 @@
+"""The routes of the protocol, a module for each subject."""
