@@ -1,0 +1,93 @@
+"""What the engine asks of a model family, and what families share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from PIL import Image
+from torch import Tensor
+
+from server_stub.text_encoder import TextEncoder
+
+__all__ = ["Conditioning", "Family"]
+
+Conditioning = Mapping[str, Tensor]
+
+
+class Family(ABC):
+    """A diffusers pipeline seen as text encoders, a noise schedule, a denoiser and its training target.
+
+    All tensors are batches; n is the batch's size and (C, h, w) the shape of a latent.
+    """
+
+    pipeline_class: ClassVar[Any]
+    name: str
+    prediction_type: str
+    encoders: Sequence[TextEncoder]
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+
+    @classmethod
+    def load(cls, path: str, index: Mapping[str, Any], **options: Any) -> Any:
+        """Return the pipeline, by this family's own class, without the parts that only check or caption pictures.
+
+        `index` is the directory's `model_index.json`.
+        """
+        unused: dict[str, Any] = {
+            key: None for key in ("safety_checker", "feature_extractor", "image_encoder") if key in index
+        }
+        if "safety_checker" in index:
+            unused["requires_safety_checker"] = False
+        return cls.pipeline_class.from_pretrained(path, **unused, **options)
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> Any:
+        """The module whose forward pass is counted."""
+
+    @property
+    def resolution(self) -> int:
+        """The model's own height and width in pixels."""
+        return int(self.denoiser.config.sample_size * self.pipe.vae_scale_factor)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of a latent at the model's own resolution."""
+        side = int(self.denoiser.config.sample_size)
+        return int(self.pipe.vae.config.latent_channels), side, side
+
+    def encode_image(self, image: Image.Image) -> Tensor:
+        """Return the latent (1, C, h, w) float32 of a picture: the posterior's mode, shifted and scaled."""
+        vae = self.pipe.vae
+        pixels = self.pipe.image_processor.preprocess(image).to(vae.device, vae.dtype)
+        mode: Tensor = vae.encode(pixels).latent_dist.mode().float()
+        shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        return (mode - shift) * float(vae.config.scaling_factor)
+
+    @abstractmethod
+    def encode_text(self, ids: Mapping[str, Tensor]) -> Conditioning:
+        """Return what the denoiser attends to, each (n, ...), for token ids (n, L) by encoder."""
+
+    @abstractmethod
+    def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return noisy latents, training targets (n, C, h, w) and the denoiser's timesteps (n), for t in (0, 1)."""
+
+    @abstractmethod
+    def denoise(self, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the denoiser's prediction (n, C, h, w) of the training target."""
+
+    def pipeline_prompts(self, prompt: str, negative: str, placeholder: str, vectors: int) -> dict[str, str]:
+        """Return the pipeline's prompt arguments, each substituted for its own encoder."""
+        arguments: dict[str, str] = {}
+        for suffix, encoder in zip(("", "_2", "_3"), self.encoders, strict=False):
+            arguments["prompt" + suffix] = encoder.substitute(prompt, placeholder, vectors)
+            arguments["negative_prompt" + suffix] = encoder.substitute(negative, placeholder, vectors)
+        return arguments
+
+
+def training_index(t: Tensor, num_train_timesteps: int) -> Tensor:
+    """Return the index of the training schedule's step at t in (0, 1), float64, as int64."""
+    return (t * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
