@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, SecretStr
 
+from blackbox_ti.attempt import Attempt, Call
 from blackbox_ti.connection import ConnectionOptions
 from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import AuthError, ProtocolError, RejectedError
@@ -25,7 +26,7 @@ from blackbox_ti.replies import (
     parse_record,
 )
 from blackbox_ti.retry import RetryPolicy
-from blackbox_ti.transport import Attempt, Call, Transport
+from blackbox_ti.transport import Transport
 from blackbox_ti.wire import (
     PROTOCOL_VERSION,
     ConceptReply,

@@ -13,11 +13,12 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from blackbox_ti.attempt import Attempt
 from blackbox_ti.budget import Caps, Cost, check_caps
 from blackbox_ti.errors import LedgerError, ResumeError
 from blackbox_ti.ledger_records import (
@@ -32,7 +33,7 @@ from blackbox_ti.ledger_records import (
     operation_of,
 )
 from blackbox_ti.ledger_store import Store
-from blackbox_ti.transport import Attempt
+from blackbox_ti.wire import ModelCard
 
 __all__ = ["Ledger", "Operation", "RunIdentity", "State"]
 
@@ -191,6 +192,35 @@ class Ledger:
         return [
             operation_of(row) for row in self._store.all(OPERATIONS_QUERY.format(reply="NULL") + " ORDER BY o.entry")
         ]
+
+    def attempts(self) -> list[tuple[int, Attempt]]:
+        """Return every try on the wire with its entry number, in order."""
+        names = [field.name for field in fields(Attempt)]
+        rows = self._store.all(f"SELECT entry, {', '.join(names)} FROM attempts ORDER BY entry")  # noqa: S608
+        return [
+            (entry, Attempt(**{**dict(zip(names, row, strict=True)), "replayed": bool(row[-1])}))
+            for entry, *row in rows
+        ]
+
+    def keys(self) -> dict[str, str]:
+        """Return the name of the operation each idempotency key was drawn for; once refused, it has several."""
+        query = "SELECT DISTINCT s.idempotency_key, o.name FROM states s JOIN operations o ON s.operation = o.entry"
+        return dict(self._store.all(query))
+
+    def idle_seconds(self, operation: Operation) -> float:
+        """Return how long ago the operation last changed, in seconds."""
+        row = self._store.one("SELECT at FROM states WHERE entry = ?", operation.last)
+        return 0.0 if row is None else max(0.0, self._clock() - row[0])
+
+    def model_card(self) -> ModelCard | None:
+        """Return the model card recorded last, or None."""
+        row = self._store.one("SELECT card FROM models ORDER BY entry DESC LIMIT 1")
+        return None if row is None else ModelCard.model_validate_json(row[0])
+
+    def endpoint(self) -> str | None:
+        """Return the address the run began with, or None."""
+        row = self._store.one("SELECT endpoint FROM run")
+        return None if row is None else str(row[0])
 
     def find(self, name: str) -> Operation | None:
         """Return an operation by its name, with its reply."""

@@ -27,8 +27,8 @@ State = Literal["reserved", "settled", "refused", "unknown"]
 
 OPERATIONS_QUERY: Final = (
     "SELECT o.entry, o.name, o.label, o.route, o.request_sha256, o.parts, s.state, s.idempotency_key, s.forwards, "
-    "s.queries, s.price_micros, {reply}, s.receipt, s.reason, s.entry FROM operations o JOIN states s ON s.entry = "
-    "(SELECT max(entry) FROM states WHERE operation = o.entry)"
+    "s.queries, s.price_micros, {reply}, s.reply IS NOT NULL, s.receipt, s.reason, s.entry "
+    "FROM operations o JOIN states s ON s.entry = (SELECT max(entry) FROM states WHERE operation = o.entry)"
 )
 
 
@@ -45,6 +45,7 @@ class RunIdentity:
 class Operation:
     """A charged call as the book has it now, `last` being the entry of its last state.
 
+    `answered` says whether the book has its reply, `reply` being None also where it was not asked for.
     `fresh` is true only where a reservation made it just now, so that no attempt can have gone before.
     `cost` is what it commits: the exact cost asked for, what was charged once settled, nothing once refused.
     """
@@ -59,6 +60,7 @@ class Operation:
     parts: Mapping[str, str]
     cost: Cost
     reply: bytes | None = None
+    answered: bool = False
     receipt: str | None = None
     reason: str | None = None
     last: int = 0
@@ -67,7 +69,7 @@ class Operation:
 
 def operation_of(row: tuple[Any, ...]) -> Operation:
     """Return the operation in a row of `OPERATIONS_QUERY`."""
-    entry, name, label, route, sha256, parts, state, key, forwards, queries, price, reply, receipt, reason, last = row
+    entry, name, label, route, sha256, parts, state, key, *cost, reply, answered, receipt, reason, last = row
     return Operation(
         entry=entry,
         name=name,
@@ -77,8 +79,9 @@ def operation_of(row: tuple[Any, ...]) -> Operation:
         parts=json.loads(parts),
         state=state,
         idempotency_key=key,
-        cost=Cost(forwards, queries, price),
+        cost=Cost(*cost),
         reply=reply,
+        answered=bool(answered),
         receipt=receipt,
         reason=reason,
         last=last,

@@ -10,82 +10,30 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import httpx
 import numpy as np
 import tenacity
 from pydantic import SecretStr
 
+from blackbox_ti.attempt import Attempt, Call, Effect, Reply
 from blackbox_ti.connection import ConnectionOptions, checked_url, open_client
 from blackbox_ti.errors import AuthError, BlackboxTIError, ConnectError, OverloadedError, ProtocolError, WireError
 from blackbox_ti.problems import error_from, is_retryable, parse_problem, printable
 from blackbox_ti.retry import RetryPolicy, backoff, requested_wait
-from blackbox_ti.wire import IDEMPOTENCY_KEY_HEADER, REPLAYED_HEADER, REQUEST_ID_HEADER, Problem
+from blackbox_ti.wire import IDEMPOTENCY_KEY_HEADER, REPLAYED_HEADER, REQUEST_ID_HEADER
 
 __all__ = ["Attempt", "Call", "Effect", "Reply", "Transport"]
 
 T = TypeVar("T")
-Effect = Literal["done", "none", "unknown"]
 
 _MAX_PROBLEM_BYTES: Final = 65_536
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _MALFORMED: Final = (httpx.RemoteProtocolError, httpx.DecodingError, ProtocolError, WireError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """One thing to ask: a path under the host's address, the body's bytes and the key, the same for every attempt.
-
-    `max_reply_bytes` bounds the reply's body. A call that is not `idempotent` is tried again only where the failed
-    attempt certainly had no effect.
-    """
-
-    method: str
-    path: str
-    body: bytes | None = None
-    query: Mapping[str, str] = field(default_factory=dict)
-    idempotency_key: str | None = None
-    max_reply_bytes: int = 1_048_576
-    idempotent: bool = True
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An accepted reply (status 2xx), its body whole and within bounds; `headers` has lower-case names."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """What one try on the wire did.
-
-    `error` is None or the kind of failure: a problem's code, `status`, `connect`, `timeout`, `connection` or
-    `malformed`. `effect` says whether the host acted on it: `done`, `none` (certainly not), or `unknown`.
-    `started_at` is in seconds since the epoch, `latency` and `retry_after` in seconds, `bytes_up` and `bytes_down`
-    count bodies.
-    """
-
-    number: int
-    idempotency_key: str | None
-    method: str
-    path: str
-    started_at: float
-    latency: float
-    status: int | None
-    error: str | None
-    effect: Effect
-    bytes_up: int
-    bytes_down: int
-    request_id: str | None
-    retry_after: float | None
-    replayed: bool
 
 
 @dataclass
@@ -301,16 +249,12 @@ def _raise_for_status(status: int, body: bytes) -> NoReturn:
     problem = parse_problem(status, body)
     kind = printable(problem.code, 80) if problem is not None else "status"
     retryable = is_retryable(status, problem)
-    raise _FailedAttempt(error_from(status, problem), kind, retryable=retryable, effect=_effect(status, problem))
+    raise _FailedAttempt(error_from(status, problem), kind, retryable=retryable, effect=_effect(status))
 
 
-def _effect(status: int, problem: Problem | None) -> Effect:
-    """Return whether a refusal leaves the host's books untouched: its own refusals do, a proxy's 5xx need not."""
-    if status == 409:
-        return "unknown"
-    if status < 500 and status != 408:
-        return "none"
-    return "none" if status == 503 and problem is not None else "unknown"
+def _effect(status: int) -> Effect:
+    """Return whether a refusal leaves the host's books untouched: what it blames on the request does."""
+    return "none" if status < 500 and status not in {408, 409} else "unknown"
 
 
 def _raise_for_wire(error: httpx.HTTPError, url: str) -> NoReturn:
