@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -195,9 +195,10 @@ async def _result(request: Request, submit: Callable[[], Future[ResultT]]) -> Re
     """Queue the work and wait for it; where the client leaves before its turn, take it out of the queue."""
     future = submit()
     done = asyncio.wrap_future(future)
-    leaving = asyncio.ensure_future(_departure(request))
+    leaving = asyncio.create_task(_departure(request))
+    either: set[asyncio.Future[Any]] = {done, leaving}
     try:
-        await asyncio.wait({done, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not done.done() and future.cancel():
             raise _ClientGoneError
         return await done

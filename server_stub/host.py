@@ -66,9 +66,16 @@ def model_card(engine: Engine, settings: Settings, public_key: str) -> ModelCard
 
 
 class Host:
-    """One server's shared parts, made from an engine and settings; `close` lets go of them."""
+    """One server's shared parts, made from an engine and settings; `close` lets go of them.
+
+    Raises:
+        ValueError: the state folder or its key cannot be used.
+        BooksUnavailableError: the database cannot be used.
+    """
 
     def __init__(self, engine: Engine, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        if settings.database_url is not None and settings.state_dir is None:
+            raise ValueError("a database needs a state folder beside it, for the key that signs receipts")
         self._temporary = tempfile.TemporaryDirectory() if settings.state_dir is None else None
         self.folder = Path(self._temporary.name if self._temporary else settings.state_dir or ".")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -90,6 +97,7 @@ class Host:
         self.metrics = Metrics()
         self.lane = SingleLane(engine, settings.limits)
         self.draining = False
+        self.active = 0
         self.warm: Future[None] = self.lane.submit(engine.warm_up)
         self.warm.add_done_callback(self._warmed)
         self._stopped = threading.Event()
@@ -147,6 +155,16 @@ class Host:
     def forget(self, account: str, concept: str) -> bool:
         """Remove one of the account's concepts; return whether there was one of that id."""
         return self.lane.forget(account, concept)
+
+    def entered(self) -> None:
+        """Count a request that begins (on the event loop's thread alone)."""
+        self.active += 1
+        self.metrics.active.set(self.active)
+
+    def left(self) -> None:
+        """Count a request that ends."""
+        self.active -= 1
+        self.metrics.active.set(self.active)
 
     def drain(self) -> None:
         """Take no more new work."""

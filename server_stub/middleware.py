@@ -63,7 +63,7 @@ class _Exchange:
     async def run(self) -> None:
         """Answer, count and log the request; whatever goes wrong, a stranger sees an opaque problem."""
         started = time.monotonic()
-        self._host.metrics.active.inc()
+        self._host.entered()
         try:
             self._check()
             await self._app(self._scope, self._receive, self._send)
@@ -73,7 +73,7 @@ class _Exchange:
             logger.exception("a request failed", extra={"request_id": self._request_id, "route": self._route()})
             await self._refuse(ProblemError(ProblemCode.INTERNAL, retry_after=self._host.settings.retry_after))
         finally:
-            self._host.metrics.active.dec()
+            self._host.left()
             self._log(time.monotonic() - started)
 
     def _check(self) -> None:
@@ -86,8 +86,15 @@ class _Exchange:
         length = self._headers.get("content-length", "0")
         if length.isdecimal() and int(length[:19]) > settings.limits.max_body_bytes:
             raise self._too_large()
-        if self._host.draining and self._scope["path"] not in OPEN_ROUTES:
+        if self._scope["path"] not in OPEN_ROUTES:
+            self._check_load()
+
+    def _check_load(self) -> None:
+        if self._host.draining:
             self._host.check_ready()
+        if self._host.active > self._host.settings.max_active:
+            after = self._host.settings.retry_after
+            raise ProblemError(ProblemCode.OVERLOADED, "too many requests at the same time", retry_after=after)
 
     def _too_large(self) -> ProblemError:
         most = self._host.settings.limits.max_body_bytes

@@ -22,7 +22,7 @@ NON_FINITE_LOSS = "non_finite_loss"
 
 def loss_reply(plan: LossPlan, losses: Array, card: ModelCard, charge: Charge) -> LossReply:
     """Return the reply for losses (len(plan.accepted), n), as the card's reply mode has it."""
-    finite = np.isfinite(losses).all(axis=1)
+    finite = [bool(np.isfinite(row).all()) for row in losses]
     kept = [candidate for candidate, good in zip(plan.accepted, finite, strict=True) if good]
     failed = [candidate for candidate, good in zip(plan.accepted, finite, strict=True) if not good]
     found = [Rejection(candidate=c, code=NON_FINITE_LOSS, detail="the model's loss is not finite") for c in failed]

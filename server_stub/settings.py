@@ -45,12 +45,14 @@ class Settings(BaseSettings):
     model: str = "tiny"
     device: str = "auto"
     dtype: str = "float32"
+    allow_pickle: bool = False
     state_dir: Path | None = None
     database_url: SecretStr | None = None
 
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    tls_client_auth: Literal["required", "optional"] = "required"
     behind_tls_proxy: bool = False
 
     vocabulary: bool = False
@@ -66,11 +68,12 @@ class Settings(BaseSettings):
     max_header_bytes: Positive = 16_384
     max_json_depth: Positive = 16
     max_queue: Positive = 256
-    max_connections: Positive = 1024
+    max_active: Positive = 1024
     max_vocabulary_page: Positive = 4096
     max_receipts_page: Positive = 500
     requests_per_second: PositiveFloat = 50.0
     requests_burst: Positive = 200
+    header_timeout: PositiveFloat = 20.0
     body_timeout: PositiveFloat = 60.0
     retry_after: PositiveFloat = 1.0
     reply_retention: Annotated[float, Field(ge=86_400)] = 172_800.0

@@ -20,6 +20,7 @@ from tests.server_stub.served import Served, embeddings, images_body, loss_body,
 
 @pytest.fixture
 def app() -> Iterator[Served]:
+    """Yield the app with its defaults."""
     with served() as running:
         yield running
 
