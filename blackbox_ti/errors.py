@@ -1,23 +1,23 @@
 """The exception tree; every message says what happened and what to do.
 
-    BlackboxTIError
-    ├── InputError                 what the user gave cannot be used          exit code 2
-    │   ├── ImageError             a picture is missing, broken or too large            3
-    │   ├── PlaceholderError       the placeholder is not a free token                  4
-    │   └── OutputError            the output folder cannot be used                     5
-    ├── BudgetError                the cap does not allow the next step                 6
-    │   ├── BudgetTooSmallError    not even one generation fits                         6
-    │   └── BudgetSpentError       a request would go over the cap, here or at the host 6
-    ├── EndpointError              the host did not do what was asked                   7
-    │   ├── ConnectError           no host answers there                                7
-    │   ├── ProtocolError          something answers that is not one of ours            8
-    │   ├── AuthError              the key is missing, wrong, or lacks the scope        9
-    │   ├── RejectedError          the host refused the request (`problem` says why)   10
-    │   └── OverloadedError        the host stayed too busy until the deadline         11
-    ├── WireError                  bytes that do not decode to the protocol             8
-    ├── LedgerError                the run's book cannot be used or does not verify    12
-    │   └── ResumeError            the run changed since it was interrupted            13
-    └── SearchError                ask and tell were not used as a pair                70
+BlackboxTIError
+├── InputError                 what the user gave cannot be used          exit code 2
+│   ├── ImageError             a picture is missing, broken or too large            3
+│   ├── PlaceholderError       the placeholder is not a free token                  4
+│   └── OutputError            the output folder cannot be used                     5
+├── BudgetError                the cap does not allow the next step                 6
+│   ├── BudgetTooSmallError    not even one generation fits                         6
+│   └── BudgetSpentError       a request would go over the cap, here or at the host 6
+├── EndpointError              the host did not do what was asked                   7
+│   ├── ConnectError           no host answers there                                7
+│   ├── ProtocolError          something answers that is not one of ours            8
+│   ├── AuthError              the key is missing, wrong, or lacks the scope        9
+│   ├── RejectedError          the host refused the request (`problem` says why)   10
+│   └── OverloadedError        the host stayed too busy until the deadline         11
+├── WireError                  bytes that do not decode to the protocol             8
+├── LedgerError                the run's book cannot be used or does not verify    12
+│   └── ResumeError            the run changed since it was interrupted            13
+└── SearchError                ask and tell were not used as a pair                70
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ def one_cycle(step: int, settings: StageSettings) -> float:
 class Trainer:
     """Trains `model` in `dtype` with float32 master weights; resumes from `path` when it exists."""
 
-    def __init__(self, model: nn.Module, settings: StageSettings, path: Path, *, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, settings: StageSettings, path: Path, *, device: str, dtype: torch.dtype
+    ) -> None:
         self.settings, self.path = settings, path
         self.model = model.to(device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -51,7 +53,9 @@ class Trainer:
         self.average = [p.clone() for p in self.master]
         for p in self.parameters:
             p.data = p.data.to(dtype)
-        self.optimizer = torch.optim.AdamW(self.master, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(
+            self.master, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
+        )
         self.step = 0
         if path.exists():
             self._load()
@@ -111,7 +115,9 @@ class Trainer:
             self.average[i].copy_(tensors[f"{i}.average"])
             self.parameters[i].data.copy_(master)
             self.optimizer.state[master] = {
-                k.split(".")[1]: v for k, v in tensors.items() if k.startswith(f"{i}.") and k.count("exp_avg") + k.count("step")
+                k.split(".")[1]: v
+                for k, v in tensors.items()
+                if k.startswith(f"{i}.") and k.count("exp_avg") + k.count("step")
             }
         for name, buffer in self.model.named_buffers():
             buffer.copy_(tensors[f"buffer.{name}"])

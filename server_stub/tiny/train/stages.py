@@ -27,6 +27,7 @@ SETTINGS = {
     "denoiser": StageSettings(steps=16_000, batch=96, lr=1e-3, ema=0.9995),
 }
 _UNCONDITIONAL_SHARE = 0.1
+_PATCH_PICTURES = 3000
 
 
 @dataclass
@@ -58,10 +59,13 @@ class Run:
         """Seed the initial weights of a stage: torch's modules draw them from its global generator."""
         torch.manual_seed(int(step_rng(self.seed, stage, 0).integers(2**31)))
 
+    def _untrained_autoencoder(self) -> AutoencoderKL:
+        return build_autoencoder(self.pictures.pixels[:_PATCH_PICTURES])
+
     def autoencoder(self) -> None:
         """Train stage 1."""
         self._fresh("autoencoder")
-        trainer = self._trainer("autoencoder", build_autoencoder(), torch.bfloat16)
+        trainer = self._trainer("autoencoder", self._untrained_autoencoder(), torch.bfloat16)
         batch = trainer.settings.batch
         trainer.run(lambda step: autoencoder_loss(trainer.model, self.pictures, self.seed, step, batch))
 
@@ -103,7 +107,7 @@ class Run:
 
     def trained_autoencoder(self) -> AutoencoderKL:
         """Return stage 1's result in float32, its scaling factor set."""
-        model = self._trainer("autoencoder", build_autoencoder(), torch.float32).averaged()
+        model = self._trainer("autoencoder", self._untrained_autoencoder(), torch.float32).averaged()
         path = self.work / "latents.safetensors"
         if path.exists():
             model.register_to_config(scaling_factor=round(float(self._latents()[1]), 6))
@@ -126,7 +130,7 @@ class Run:
 
         path = self.work / "latents.safetensors"
         if not path.exists():
-            model = self._trainer("autoencoder", build_autoencoder(), torch.float32).averaged()
+            model = self._trainer("autoencoder", self._untrained_autoencoder(), torch.float32).averaged()
             save_file({"latents": encode_all(model, self.pictures).half()}, path)
         latents = load_file(path)["latents"]
         return latents, 1.0 / float(latents[:4000].float().std())

@@ -104,7 +104,11 @@ def random_scene(
 ) -> Scene:
     """Draw a scene; without `combination`, one of those not held out."""
     while combination is None:
-        drawn = (_choice(rng, list(words.SHAPES)), _choice(rng, list(words.COLOURS)), _choice(rng, list(words.PATTERNS)))
+        drawn = (
+            _choice(rng, list(words.SHAPES)),
+            _choice(rng, list(words.COLOURS)),
+            _choice(rng, list(words.PATTERNS)),
+        )
         combination = drawn if drawn not in held_out_combinations() else None
     shape, colour, pattern = combination
     if style is None:

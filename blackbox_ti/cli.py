@@ -1,0 +1,255 @@
+"""The command line: a few lines over the public API for each job. Data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from blackbox_ti.budget import Caps
+from blackbox_ti.clip import Clip
+from blackbox_ti.concept import load_concept
+from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.console import Console
+from blackbox_ti.embedding import load_embedding, stored_placeholder
+from blackbox_ti.errors import BlackboxTIError, InputError
+from blackbox_ti.generate import generate
+from blackbox_ti.http_endpoint import HttpEndpoint
+from blackbox_ti.inversion import invert
+from blackbox_ti.plan import DEFAULT_FORWARDS, InversionSettings
+from blackbox_ti.run_folder import check_folder, result_record, run_endpoint, save_result
+from blackbox_ti.secrets import load_api_key
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+
+
+def _add_connection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("connection")
+    group.add_argument("--endpoint", required=True, metavar="URL", help="address of the host")
+    group.add_argument("--api-key-file", type=Path, help="file that holds the API key (or set BLACKBOX_TI_API_KEY)")
+    group.add_argument("--api-key-command", help="command that prints the API key")
+    group.add_argument("--ca-file", type=Path, help="certificate authorities (PEM) instead of the system's")
+    group.add_argument("--client-certificate", type=Path, help="client certificate (PEM) for mutual TLS")
+    group.add_argument("--client-key", type=Path, help="its key (PEM)")
+    group.add_argument("--proxy", help="address of an HTTP proxy")
+    group.add_argument("--allow-http", action="store_true", help="permit plain http off this machine")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _connect(args: argparse.Namespace, **extra: Any) -> HttpEndpoint:
+    key = load_api_key(environ=os.environ, file=args.api_key_file, command=args.api_key_command)
+    options = ConnectionOptions(
+        ca_file=args.ca_file,
+        client_certificate=args.client_certificate,
+        client_key=args.client_key,
+        proxy=args.proxy,
+        allow_http=args.allow_http,
+    )
+    return HttpEndpoint(args.endpoint, api_key=key, options=options, **extra)
+
+
+def _clip(name: str | None) -> Clip | None:
+    """The CLIP by name; `tiny` is the bundled model's own."""
+    if name is None:
+        return None
+    if name != "tiny":
+        return Clip(name)
+    from server_stub.tiny import CLIP_DIR
+
+    return Clip(CLIP_DIR)
+
+
+_KNOBS = {
+    "initializer_token": ("--initializer-token", str, "word to start from, or auto (default)"),
+    "num_vectors": ("--num-vectors", int, "token vectors the word is made of (default 1)"),
+    "learnable_property": ("--learnable-property", str, "object (default) or style"),
+    "max_forwards": ("--max-forwards", int, f"cap on forwards (default {DEFAULT_FORWARDS})"),
+    "seed": ("--seed", int, "seed of everything random (default 0)"),
+    "preset": ("--preset", str, "named settings (default: default)"),
+    "subspace": ("--subspace", str, "pca, random or full"),
+    "dimension": ("--dimension", int, "search coordinates a vector"),
+    "popsize": ("--popsize", int, "candidates a generation"),
+    "samples": ("--samples", int, "samples a candidate"),
+    "sigma": ("--sigma", float, "first step size, in spreads of the vocabulary (default 1)"),
+    "covariance": ("--covariance", str, "full (default) or diagonal"),
+    "t_min": ("--t-min", float, "earliest timestep asked, 0 to 1"),
+    "t_max": ("--t-max", float, "latest timestep asked, 0 to 1"),
+    "heldout": ("--heldout", int, "samples in the bank the answer is judged on"),
+}
+
+
+def _settings(args: argparse.Namespace) -> InversionSettings:
+    given = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
+    try:
+        return InversionSettings(placeholder_token=args.placeholder_token, **given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = _KNOBS.get(str(first["loc"][0]) if first["loc"] else "", ("the settings",))[0]
+        raise InputError(f"{option}: {first['msg']}") from error
+
+
+def _add_optimize(commands: Any) -> None:
+    parser = commands.add_parser("optimize", help="learn a word from pictures")
+    _add_connection(parser)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of 1 to 20 pictures")
+    parser.add_argument("--placeholder-token", default="<sks>", help="the new word (default <sks>)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the run, empty or its own")
+    parser.add_argument("--initial-embedding", type=Path, metavar="FILE", help="start from a learned_embeds file")
+    parser.add_argument("--clip", metavar="NAME", help="CLIP to start by: a directory, ARCH:WEIGHTS, or tiny")
+    parser.add_argument("--keep-concept", action="store_true", help="leave the pictures' latents on the host")
+    for name, (flag, kind, text) in _KNOBS.items():
+        parser.add_argument(flag, dest=name, type=kind, default=None, help=text)
+    _add_output(parser)
+    parser.set_defaults(run=_optimize)
+
+
+def _optimize(args: argparse.Namespace) -> int:
+    console = Console(quiet=args.quiet)
+    settings = _settings(args)
+    check_folder(args.out)
+    clip = _clip(args.clip)
+    probe = _connect(args)
+    concept = load_concept(args.images, probe.describe().resolution)
+    probe.close()
+    caps = Caps(forwards=settings.max_forwards)
+    with run_endpoint(args.out, lambda hook: _connect(args, on_attempt=hook), settings, concept, caps) as endpoint:
+        result = invert(
+            endpoint,
+            args.images,
+            settings,
+            clip=clip,
+            initial_embedding=args.initial_embedding,
+            keep_concept=args.keep_concept,
+            on_plan=console.plan,
+            on_progress=console.progress,
+        )
+    path = save_result(args.out, result)
+    if args.json:
+        print(json.dumps({**result_record(result), "embedding": str(path)}))
+    else:
+        print(path)
+    losses = (
+        ""
+        if result.heldout_loss_after is None
+        else f"{result.heldout_loss_before:.4f} -> {result.heldout_loss_after:.4f}, "
+    )
+    console.say(
+        f"held-out loss {losses}{result.forwards:,} forwards, {result.seconds:.0f} s, {result.stop_reason.value}"
+    )
+    return _INTERRUPTED if result.stop_reason == "interrupted" else 0
+
+
+def _add_generate(commands: Any) -> None:
+    parser = commands.add_parser("generate", help="make pictures with a learned word")
+    _add_connection(parser)
+    parser.add_argument("--embedding", type=Path, required=True, metavar="FILE", help="a learned_embeds.safetensors")
+    parser.add_argument(
+        "--prompt", action="append", required=True, help="prompt with the placeholder in it; repeatable"
+    )
+    parser.add_argument("--placeholder-token", help="the word in the prompts (default: as the file says)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default 0)")
+    parser.add_argument("--count", type=int, default=4, help="pictures a prompt (default 4)")
+    parser.add_argument("--num-inference-steps", type=int, default=25)
+    parser.add_argument("--guidance-scale", type=float, default=5.0)
+    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    _add_output(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    if args.count < 1:
+        raise InputError("--count is at least 1")
+    endpoint = _connect(args)
+    try:
+        embedding = load_embedding(args.embedding, endpoint.describe().encoders)
+        word = args.placeholder_token or stored_placeholder(args.embedding)
+        seeds = range(args.seed, args.seed + args.count)
+        pictures = generate(
+            endpoint,
+            embedding,
+            word,
+            args.prompt,
+            seeds,
+            num_inference_steps=args.num_inference_steps,
+            guidance_scale=args.guidance_scale,
+            negative_prompt=args.negative_prompt,
+        )
+    finally:
+        endpoint.close()
+    args.out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for p, row in enumerate(pictures):
+        for seed, picture in zip(seeds, row, strict=True):
+            paths.append(args.out / f"prompt{p}-seed{seed}.png")
+            picture.save(paths[-1])
+    print(json.dumps({"pictures": [str(p) for p in paths]}) if args.json else "\n".join(map(str, paths)))
+    return 0
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="the whole way on this machine, with the bundled model")
+    parser.add_argument(
+        "--out", type=Path, default=Path("blackbox-ti-demo"), metavar="DIR", help="folder for the results"
+    )
+    parser.add_argument("--max-forwards", type=int, default=DEFAULT_FORWARDS)
+    parser.add_argument("--seed", type=int, default=0)
+    _add_output(parser)
+    parser.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from blackbox_ti.demo import run_demo
+
+    console = Console(quiet=args.quiet)
+    summary = run_demo(args.out, seed=args.seed, max_forwards=args.max_forwards, console=console)
+    print(json.dumps(summary) if args.json else args.out / "comparison.png")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="blackbox-ti", description="Textual inversion with forward passes only.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_optimize(commands)
+    _add_generate(commands)
+    _add_demo(commands)
+    if find_spec("blackbox_ti.audit"):
+        from blackbox_ti import audit
+
+        audit.add_parser(commands)
+    if find_spec("fastapi") and find_spec("diffusers"):
+        from server_stub import cli as server_cli
+
+        server_cli.add_parsers(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, or the exit code of the error that ended it (see `blackbox_ti.errors`)."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except BlackboxTIError as error:
+        print(f"blackbox-ti: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("blackbox-ti: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

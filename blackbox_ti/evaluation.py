@@ -1,0 +1,108 @@
+"""Candidates to numbers: one bank, one fitness a candidate, whatever the host's limits and reply mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blackbox_ti.batching import Block, evaluate_blocks, pack
+from blackbox_ti.endpoint import Endpoint
+from blackbox_ti.errors import EndpointError, InputError, PlaceholderError, RejectedError
+from blackbox_ti.objective import fitness_of
+from blackbox_ti.subspace import Embedding
+from blackbox_ti.wire import LossReply, LossRequest, ModelCard, ProblemCode, Sample, decode_tensor, encode_tensor
+
+__all__ = ["Evaluator", "Scores", "Spent"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Fitness (n,), smaller is better, and the losses behind it: an array (samples,) a candidate, None if rejected.
+
+    Where the host tells only the order of candidates, `losses` is None and fitness is each candidate's rank.
+    """
+
+    fitness: Array
+    losses: Sequence[Array | None] | None
+
+    def mean(self, candidate: int) -> float | None:
+        """The mean loss of a candidate, or None where it is not known."""
+        row = self.losses[candidate] if self.losses is not None else None
+        return None if row is None else float(row.mean())
+
+
+@dataclass
+class Spent:
+    """What an evaluator's questions cost so far."""
+
+    forwards: int = 0
+    queries: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Asks one endpoint about one concept with one set of prompts; `spent` counts what the host charged."""
+
+    endpoint: Endpoint
+    card: ModelCard
+    concept: str
+    placeholder_token: str
+    prompts: Sequence[str]
+    spent: Spent = field(default_factory=Spent)
+
+    def scores(self, embeddings: Embedding, bank: Sequence[Sample], label: str) -> Scores:
+        """Score candidates, encoder -> (n, T, D), all on one bank."""
+        count = next(iter(embeddings.values())).shape[0]
+        blocks = pack(count, len(bank), self.card.limits)
+        if self.card.reply_mode == "rank" and len(blocks) > 1:
+            raise InputError("this host ranks the candidates of one request; make --popsize x --samples fit its limits")
+        # Requests made side by side each need a label of their own, for the books to tell them apart on resume.
+        labels = {block: f"{label}/{i}" if i else label for i, block in enumerate(blocks)}
+        limit = self.card.limits.max_concurrency
+        replies = evaluate_blocks(blocks, lambda b: self._ask(embeddings, bank, b, labels[b]), limit)
+        self.spent.forwards += sum(reply.charge.forwards for reply in replies)
+        self.spent.queries += sum(reply.charge.queries for reply in replies)
+        if self.card.reply_mode == "rank":
+            return Scores(_ranks(replies[0], count), None)
+        losses = _assembled(blocks, replies, count, len(bank))
+        return Scores(fitness_of(losses), losses)
+
+    def _ask(self, embeddings: Embedding, bank: Sequence[Sample], block: Block, label: str) -> LossReply:
+        samples = bank[block.from_sample : block.to_sample]
+        used = sorted({s.prompt for s in samples})
+        request = LossRequest(
+            concept=self.concept,
+            placeholder_token=self.placeholder_token,
+            embeddings={name: encode_tensor(value[block.first : block.last]) for name, value in embeddings.items()},
+            prompts=[self.prompts[i] for i in used],
+            samples=[s.model_copy(update={"prompt": used.index(s.prompt)}) for s in samples],
+        )
+        try:
+            return self.endpoint.losses(request, label=label)
+        except RejectedError as error:
+            if error.problem is not None and error.problem.code == ProblemCode.PLACEHOLDER_TAKEN:
+                taken = f"'{self.placeholder_token}' is already a token of the model; choose another, like '<sks>'"
+                raise PlaceholderError(taken) from error
+            raise
+
+
+def _ranks(reply: LossReply, count: int) -> Array:
+    fitness = np.full(count, float(count))
+    fitness[list(reply.ranking or [])] = np.arange(len(reply.ranking or []))
+    return fitness
+
+
+def _assembled(blocks: Sequence[Block], replies: Sequence[LossReply], count: int, samples: int) -> list[Array | None]:
+    """Losses by candidate from the replies of all blocks; a candidate rejected in one block is rejected."""
+    table = np.full((count, samples), np.nan)
+    for block, reply in zip(blocks, replies, strict=True):
+        if reply.losses is None:
+            raise EndpointError("the host's card promises losses, but its reply holds none; tell its operator")
+        rows = [block.first + c for c in reply.candidates]
+        table[rows, block.from_sample : block.to_sample] = decode_tensor(reply.losses)
+    return [row if np.isfinite(row).all() else None for row in table]

@@ -1,0 +1,49 @@
+"""The judge: keeps the best embedding on a bank the search never sees, and says when nothing more is being learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blackbox_ti.evaluation import Evaluator
+from blackbox_ti.subspace import Embedding
+from blackbox_ti.wire import Sample
+
+__all__ = ["Judge"]
+
+
+class Judge:
+    """Holds the best embedding so far, encoder -> (T, D); comparisons are paired on one fixed bank."""
+
+    def __init__(self, evaluator: Evaluator, bank: Sequence[Sample], start: Embedding) -> None:
+        self._evaluator, self._bank = evaluator, bank
+        self.best = start
+        self.best_loss: float | None = None
+        self.failures = 0
+
+    def open(self) -> None:
+        """Score the start; a host that only ranks has nothing to say of one candidate."""
+        if self._bank and self._evaluator.card.reply_mode != "rank":
+            scores = self._evaluator.scores(_stacked([self.best]), self._bank, "heldout/0")
+            self.best_loss = scores.mean(0)
+
+    def consider(self, embedding: Embedding, generation: int) -> bool:
+        """Judge a candidate; keep it and return True if it beats the best so far."""
+        ranked = self._evaluator.card.reply_mode == "rank"
+        rivals = [self.best, embedding] if ranked else [embedding]
+        scores = self._evaluator.scores(_stacked(rivals), self._bank, f"heldout/{generation}")
+        loss = scores.mean(0)
+        better = bool(scores.fitness[1] < scores.fitness[0]) if ranked else self._beats(loss)
+        if better:
+            self.best, self.best_loss, self.failures = embedding, loss, 0
+        else:
+            self.failures += 1
+        return better
+
+    def _beats(self, loss: float | None) -> bool:
+        return loss is not None and (self.best_loss is None or loss < self.best_loss)
+
+
+def _stacked(embeddings: Sequence[Embedding]) -> Embedding:
+    return {name: np.stack([e[name] for e in embeddings]) for name in embeddings[0]}

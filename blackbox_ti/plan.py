@@ -1,0 +1,167 @@
+"""How a search arranges itself within its budget: every knob settable, the rest chosen from the forwards there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from blackbox_ti.errors import BudgetTooSmallError, InputError
+from blackbox_ti.objective import ObjectProperty
+from blackbox_ti.wire import ModelCard
+
+__all__ = ["PRESETS", "InversionSettings", "Plan", "make_plan"]
+
+DEFAULT_FORWARDS = 5000
+
+
+class InversionSettings(BaseModel):
+    """What the user wants; None leaves a knob to the plan. Recorded whole in the result.
+
+    `t_min` and `t_max` bound the timesteps asked, as shares of the noise schedule; `samples` is the size of a
+    generation's bank; `heldout` that of the bank the answer is judged on; `race` how many words are compared at the
+    start.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    placeholder_token: str = "<sks>"  # noqa: S105
+    initializer_token: str = "auto"  # noqa: S105
+    num_vectors: int = Field(1, ge=1, le=16)
+    learnable_property: ObjectProperty = "object"
+    seed: int = Field(0, ge=0, lt=2**63)
+    max_forwards: int = Field(DEFAULT_FORWARDS, ge=1)
+    preset: str = "default"
+    subspace: Literal["pca", "random", "full"] | None = None
+    dimension: int | None = Field(None, ge=1)
+    popsize: int | None = Field(None, ge=2)
+    samples: int | None = Field(None, ge=1)
+    sigma: float = Field(1.0, gt=0)
+    covariance: Literal["full", "diagonal"] = "full"
+    mirrored: bool = False
+    t_min: float = Field(0.0, ge=0, lt=1)
+    t_max: float = Field(1.0, gt=0, le=1)
+    rotate_every: int = Field(1, ge=1)
+    heldout: int | None = Field(None, ge=1)
+    heldout_checks: int | None = Field(None, ge=0)
+    race: int = Field(8, ge=1)
+    race_samples: int = Field(16, ge=1)
+    patience: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.t_min >= self.t_max:
+            raise ValueError("t_min must be below t_max")
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {"default": {}}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that fits its budget. Costs are in forwards."""
+
+    subspace: Literal["pca", "random", "full"]
+    dimension: int
+    popsize: int
+    samples: int
+    generations: int
+    race: int
+    race_samples: int
+    heldout: int
+    check_every: int
+    report: int
+    max_forwards: int
+
+    @property
+    def race_cost(self) -> int:
+        """What comparing words costs; a race of one needs no comparison."""
+        return self.race * self.race_samples if self.race > 1 else 0
+
+    @property
+    def checks(self) -> int:
+        """How often the mean is judged on the held-out bank after the start."""
+        return -(-self.generations // self.check_every) if self.heldout else 0
+
+    @property
+    def heldout_cost(self) -> int:
+        """What judging costs: the start and every check once on the held-out bank, both ends once on the report's."""
+        return (self.checks + 1) * self.heldout + 2 * self.report if self.heldout else 2 * self.report
+
+    @property
+    def search_cost(self) -> int:
+        """What the generations cost."""
+        return self.generations * self.popsize * self.samples
+
+    @property
+    def total(self) -> int:
+        """The whole run."""
+        return self.race_cost + self.search_cost + self.heldout_cost
+
+    def describe(self) -> str:
+        """Return the plan in one line."""
+        return (
+            f"{self.generations} generations of {self.popsize} candidates x {self.samples} samples in "
+            f"{self.dimension} dimensions ({self.subspace}); {self.total:,} of {self.max_forwards:,} forwards: "
+            f"{self.race_cost:,} words, {self.search_cost:,} search, {self.heldout_cost:,} held out"
+        )
+
+
+def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: bool, words: int) -> Plan:
+    """Return the plan for a budget, an endpoint, and whether there is a vocabulary; `words` can race at the start.
+
+    Raises:
+        BudgetTooSmallError: not one generation fits.
+    """
+    subspace = settings.subspace or ("pca" if vocabulary else "random")
+    if subspace == "pca" and not vocabulary:
+        raise InputError("subspace 'pca' needs the host's vocabulary, which it does not offer; use 'random'")
+    budget = settings.max_forwards
+    width = sum(e.dim for e in card.encoders) * settings.num_vectors
+    dimension = width if subspace == "full" else (settings.dimension or _dimension(budget)) * _blocks(settings, card)
+    popsize = settings.popsize or _popsize(budget)
+    samples = min(settings.samples or _samples(budget), card.limits.max_samples)
+    race = min(settings.race, words, max(1, budget // (10 * settings.race_samples)))
+    heldout = _bank(settings.heldout, budget, card)
+    report = heldout
+    rest = budget - (race * settings.race_samples if race > 1 else 0) - heldout - 2 * report
+    checks = settings.heldout_checks if settings.heldout_checks is not None else _checks(budget)
+    generations = (rest - checks * heldout) // (popsize * samples)
+    if generations < 1:
+        least = popsize * samples + (budget - rest) + checks * heldout
+        raise BudgetTooSmallError(
+            f"{budget} forwards do not pay for one generation; allow at least {least} or set --popsize, --samples"
+        )
+    check_every = max(1, -(-generations // checks)) if checks else generations + 1
+    return Plan(
+        subspace, dimension, popsize, samples, generations, race, settings.race_samples, heldout if checks else 0,
+        check_every, report, budget,
+    )  # fmt: skip
+
+
+def _blocks(settings: InversionSettings, card: ModelCard) -> int:
+    """Coordinates are given to each token vector of each encoder."""
+    return settings.num_vectors * len(card.encoders)
+
+
+def _dimension(budget: int) -> int:
+    return 32 if budget < 20_000 else 64
+
+
+def _popsize(budget: int) -> int:
+    return 8 if budget < 1000 else 12 if budget < 20_000 else 20
+
+
+def _samples(budget: int) -> int:
+    return 4 if budget < 1000 else 8
+
+
+def _bank(asked: int | None, budget: int, card: ModelCard) -> int:
+    """The held-out bank's size: about a fiftieth of the budget, 8 to 256."""
+    return min(asked or max(8, min(256, budget // 80)), card.limits.max_samples)
+
+
+def _checks(budget: int) -> int:
+    return 4 if budget < 2000 else 8
