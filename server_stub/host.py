@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from PIL import Image
 
 from blackbox_ti.wire import PROTOCOL_VERSION, ModelCard, ProblemCode
 from server_stub.accounts import Accounts
+from server_stub.concepts import Concept, ConceptStore
 from server_stub.database import Books, BooksUnavailableError
 from server_stub.engine import Engine, ImageJob, LossJob
 from server_stub.idempotency import Operations
@@ -26,6 +26,7 @@ from server_stub.metrics import Metrics
 from server_stub.presence import Presence
 from server_stub.problems import ProblemError
 from server_stub.receipts import Signer
+from server_stub.references import decode_pictures, register
 from server_stub.settings import Settings
 from server_stub.single_lane import SingleLane
 
@@ -95,7 +96,10 @@ class Host:
         )
         self.strangers = Limiter(rate=1.0, burst=20)
         self.metrics = Metrics()
-        self.lane = SingleLane(engine, settings.limits)
+        self.lane = SingleLane()
+        self.concepts = ConceptStore(
+            self.card.fingerprint, folder=self.folder / "concepts", secret=self.signer.derived(b"concepts")
+        )
         self.draining = False
         self.active = 0
         self.warm: Future[None] = self.lane.submit(engine.warm_up)
@@ -137,24 +141,27 @@ class Host:
         del account
         return self.lane.submit(lambda: self.engine.images(job))
 
-    def register(self, account: str, images: Sequence[str]) -> str:
-        """Return the id of the account's concept of `images` (base64 of files), encoded once."""
-        return self.lane.register(account, images)
+    def register(self, account: str, files: Sequence[str]) -> Concept:
+        """Return the account's concept of `files` (pictures in base64), encoded once.
 
-    def concept(self, account: str, concept: str) -> tuple[Any, int]:
-        """Return the latents of one of the account's concepts and how many pictures it has.
+        Raises:
+            ProblemError: a picture cannot be used.
+        """
+        pictures = decode_pictures(files, resolution=self.card.resolution, limits=self.card.limits)
+        return register(
+            self.concepts, account, pictures, lambda found: self.lane.submit(lambda: self.engine.encode_images(found))
+        )
+
+    def concept(self, account: str, concept: str) -> Concept:
+        """Return one of the account's concepts.
 
         Raises:
             ProblemError: the account has none of that id.
         """
-        found = self.lane.concept(account, concept)
+        found = self.concepts.get(account, concept)
         if found is None:
             raise ProblemError(ProblemCode.CONCEPT_NOT_FOUND, "the account has no such concept; register it again")
         return found
-
-    def forget(self, account: str, concept: str) -> bool:
-        """Remove one of the account's concepts; return whether there was one of that id."""
-        return self.lane.forget(account, concept)
 
     def entered(self) -> None:
         """Count a request that begins (on the event loop's thread alone)."""

@@ -16,7 +16,9 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from blackbox_ti.wire import Receipt, ReceiptsReply
 from server_stub.database import Books, accounts, receipts
@@ -66,6 +68,10 @@ class Signer:
     def public_key(self) -> str:
         """The raw public key in hex, as the model card carries it."""
         return self._key.public_key().public_bytes_raw().hex()
+
+    def derived(self, purpose: bytes) -> bytes:
+        """Return a secret of 32 bytes for another purpose, which tells nothing of the key (HKDF, RFC 5869)."""
+        return HKDF(hashes.SHA256(), 32, salt=None, info=purpose).derive(self._key.private_bytes_raw())
 
     def seal(self, fields: dict[str, Any]) -> Receipt:
         """Return the receipt of `fields`, hashed and signed."""

@@ -38,7 +38,7 @@ async def register(
         body = await read_json(request, timeout=host.settings.body_timeout)
         asked = await run_in_threadpool(parse, ConceptRequest, body, max_depth=host.settings.max_json_depth)
         concept = await run_in_threadpool(host.register, principal.account, asked.images)
-    return ConceptReply(concept=concept, images=len(asked.images))
+    return ConceptReply(concept=concept.id, images=len(concept.latents))
 
 
 @router.delete(
@@ -53,6 +53,6 @@ async def remove(
     concept: Annotated[str, Path(max_length=256)],
 ) -> Response:
     """Remove a concept of the account."""
-    if not await run_in_threadpool(host.forget, principal.account, concept):
+    if not await run_in_threadpool(host.concepts.delete, principal.account, concept):
         raise ProblemError(ProblemCode.CONCEPT_NOT_FOUND, "the account has no such concept")
     return Response(status_code=204)

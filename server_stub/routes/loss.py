@@ -44,8 +44,8 @@ async def loss(
 
 def _work(host: Host, principal: Principal, body: bytes) -> Work[Array]:
     asked = parse(LossRequest, body, max_depth=host.settings.max_json_depth)
-    latents, images = host.concept(principal.account, asked.concept)
-    plan = check_loss(asked, host.card, host.engine, latents=latents, concept_images=images)
+    latents = host.concept(principal.account, asked.concept).latents
+    plan = check_loss(asked, host.card, host.engine, latents=latents, concept_images=len(latents))
     samples = len(asked.samples)
     return Work(
         forwards=plan.forwards,
