@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,11 @@ class FakeEngine:
     """Loss is the squared distance to a target drawn from the pictures, plus noise of the sample's seed.
 
     `gate` cleared holds the device thread until it is set; `entered` is set when work begins. A candidate whose first
-    component is exactly 2.5 gets a NaN loss; `error` is raised instead of an answer.
+    component is exactly 2.5 gets a NaN loss; `error` is raised instead of an answer. Work takes `seconds`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seconds: float = 0.0) -> None:
+        self.seconds = seconds
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -90,6 +92,7 @@ class FakeEngine:
     def _enter(self) -> None:
         self.calls += 1
         self.entered.set()
+        time.sleep(self.seconds)
         assert self.gate.wait(30), "the gate of the fake engine was never opened"
         if self.error is not None:
             raise self.error
