@@ -173,7 +173,9 @@ class Books:
 def _mapped() -> Iterator[None]:
     try:
         yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError) as error:
+    except sa.exc.IntegrityError:
+        raise
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
         raise BooksUnavailableError("the books' database cannot be used") from error
 
 

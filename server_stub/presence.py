@@ -81,5 +81,5 @@ class Presence:
             self._path(server).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the lock; the next process to look finds this one dead."""
+        """Let go of the lock; the next process to look finds this one dead and releases what it may have held."""
         os.close(self._file)

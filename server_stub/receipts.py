@@ -62,7 +62,12 @@ class Signer:
         raw = path.read_bytes()
         if len(raw) != 32:
             raise ValueError(f"{path} is not a raw Ed25519 key of 32 bytes: restore it, or move it away")
-        return cls(Ed25519PrivateKey.from_private_bytes(raw))
+        return cls.at_seed(raw)
+
+    @classmethod
+    def at_seed(cls, seed: bytes) -> Self:
+        """Return the signer whose raw key is the 32 bytes `seed`."""
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @property
     def public_key(self) -> str:
