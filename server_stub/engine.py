@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from PIL import Image
 
 from blackbox_ti.wire import Encoder, ImageItem, Sample
 
-__all__ = ["Engine", "EngineInfo", "ImageJob", "LossJob"]
+__all__ = ["Engine", "EngineInfo", "ImageJob", "LossJob", "Slice", "SteppedEngine"]
 
 Array = NDArray[np.float32]
 Embeddings = Mapping[str, Array]
@@ -94,4 +94,39 @@ class Engine(Protocol):
 
     def warm_up(self) -> None:
         """Run every code path once, so that the first request is not the slowest."""
+        ...
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows `start` to `stop` of what `SteppedEngine.prepare` returned."""
+
+    work: Any
+    start: int
+    stop: int
+
+
+@runtime_checkable
+class SteppedEngine(Engine, Protocol):
+    """An engine whose work comes in steps, so that the lane can share it out and fill a step from several requests.
+
+    `micro_batch` is the number of denoiser rows of one step. A loss job has B * n rows.
+    """
+
+    micro_batch: int
+
+    def prepare(self, job: LossJob) -> Any:
+        """Return the job's work, none of its rows scored."""
+        ...
+
+    def score(self, slices: Sequence[Slice]) -> None:
+        """Score at most `micro_batch` rows, of one piece of work or several."""
+        ...
+
+    def result(self, work: Any) -> Array:
+        """Return per-sample losses (B, n) float32 of work whose rows are all scored."""
+        ...
+
+    def pictures(self, job: ImageJob) -> Iterator[Image.Image]:
+        """Return an iterator that makes one picture a step, the pictures of `images`."""
         ...

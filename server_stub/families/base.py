@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -73,11 +74,18 @@ class Family(ABC):
 
     @abstractmethod
     def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return noisy latents, training targets (n, C, h, w) and the denoiser's timesteps (n), for t in (0, 1)."""
+        """Return noisy latents, targets (n, C, h, w) and timesteps (n), for t (n) in (0, 1), float64 on the CPU."""
 
     @abstractmethod
     def denoise(self, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the denoiser's prediction (n, C, h, w) of the training target."""
+
+    def holding(self, vectors: Mapping[str, Tensor]) -> ExitStack:
+        """Let each encoder's reserved tokens stand for its vectors (n, T, D), or (1, T, D), until the stack is left."""
+        stack = ExitStack()
+        for encoder in self.encoders:
+            stack.enter_context(encoder.holding(vectors[encoder.name]))
+        return stack
 
     def pipeline_prompts(self, prompt: str, negative: str, placeholder: str, vectors: int) -> dict[str, str]:
         """Return the pipeline's prompt arguments, each substituted for its own encoder."""

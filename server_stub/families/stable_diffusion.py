@@ -33,7 +33,7 @@ class UNetFamily(Family):
 
     def diffuse(self, latents: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return noisy latents, the noise or the velocity (arXiv 2202.00512), and timesteps."""
-        timestep = training_index(t, self.schedule.config.num_train_timesteps)
+        timestep = training_index(t, self.schedule.config.num_train_timesteps).to(latents.device)
         noisy = self.schedule.add_noise(latents, noise, timestep)
         if self.prediction_type == "epsilon":
             return noisy, noise, timestep
