@@ -23,6 +23,8 @@ __all__ = [
     "operation_of",
 ]
 
+_UNSET: Final = "unset"
+
 State = Literal["reserved", "settled", "refused", "unknown"]
 
 OPERATIONS_QUERY: Final = (
@@ -103,8 +105,8 @@ def _difference(what: str, before: str, now: str) -> str:
     if what != "settings":
         return f"the {what} was {before}, is {now}" if what == "endpoint" else f"the {what} differ"
     old, new = json.loads(before), json.loads(now)
-    changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-    return ", ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in changed)
+    changed = sorted(name for name in {*old, *new} if old.get(name, _UNSET) != new.get(name, _UNSET))
+    return ", ".join(f"{name} was {old.get(name, _UNSET)!r}, is {new.get(name, _UNSET)!r}" for name in changed)
 
 
 def check_same_request(found: Operation, sha256: str, parts: Mapping[str, str]) -> None:

@@ -89,11 +89,13 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """Hold the book alone, against threads and processes; all of it is written or none."""
         with self._lock, self._errors():
+            session = self._session
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException:
                 self._connection.execute("ROLLBACK")
+                self._session = session
                 raise
             self._connection.execute("COMMIT")
 

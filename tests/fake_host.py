@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -300,11 +301,14 @@ def fake_endpoint(
     on_attempt: Callable[[Attempt], None] | None = None,
     api_key: str | None = None,
     seed: int = 0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> HttpEndpoint:
     """Return an endpoint over a fake host (or over `http`), whose waits take no time."""
     way = http if http is not None else (host or FakeHost()).transport()
     rng = np.random.default_rng(seed)
-    return HttpEndpoint(URL, api_key=api_key, http=way, on_attempt=on_attempt, rng=rng, sleep=lambda _: None)
+    return HttpEndpoint(
+        URL, api_key=api_key, http=way, on_attempt=on_attempt, rng=rng, sleep=lambda _: None, clock=clock
+    )
 
 
 def loss_request(
