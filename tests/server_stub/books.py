@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from blackbox_ti.wire import Receipt
@@ -39,7 +40,9 @@ def reply(receipt: Receipt) -> bytes:
 class OneServer:
     """What one server process holds of the books in `folder`, or at `url`."""
 
-    def __init__(self, folder: Path, clock: Clock, *, url: str | None = None, lease: float = 30.0) -> None:
+    def __init__(
+        self, folder: Path, clock: Callable[[], float], *, url: str | None = None, lease: float = 30.0
+    ) -> None:
         self.books = Books(url or f"sqlite:///{folder / 'books.sqlite'}")
         self.signer = Signer.at(folder / "receipts.key")
         self.presence = Presence(self.books, folder / "servers", lease=lease, clock=clock)
