@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from PIL import Image
 
 from blackbox_ti.wire import PROTOCOL_VERSION, ModelCard, ProblemCode
 from server_stub.accounts import Accounts
+from server_stub.batching import Lane, LaneClosedError, QueueFullError
 from server_stub.concepts import Concept, ConceptStore
 from server_stub.database import Books, BooksUnavailableError
 from server_stub.engine import Engine, ImageJob, LossJob
@@ -28,9 +31,12 @@ from server_stub.problems import ProblemError
 from server_stub.receipts import Signer
 from server_stub.references import decode_pictures, register
 from server_stub.settings import Settings
-from server_stub.single_lane import SingleLane
 
 __all__ = ["Host", "books_at", "model_card"]
+
+ResultT = TypeVar("ResultT")
+
+_LAST_WORK_SECONDS: Final = 60.0
 
 
 def books_at(settings: Settings, folder: Path) -> Books:
@@ -96,13 +102,13 @@ class Host:
         )
         self.strangers = Limiter(rate=1.0, burst=20)
         self.metrics = Metrics()
-        self.lane = SingleLane()
+        self.lane = Lane(engine, max_queue=settings.max_queue)
         self.concepts = ConceptStore(
             self.card.fingerprint, folder=self.folder / "concepts", secret=self.signer.derived(b"concepts")
         )
         self.draining = False
         self.active = 0
-        self.warm: Future[None] = self.lane.submit(engine.warm_up)
+        self.warm: Future[None] = self.lane.submit("", 1, engine.warm_up)
         self.warm.add_done_callback(self._warmed)
         self._stopped = threading.Event()
         self._tidier = threading.Thread(target=self._tidy_for_ever, name="tidy", daemon=True)
@@ -132,14 +138,27 @@ class Host:
             raise ProblemError(ProblemCode.NOT_READY, detail, retry_after=self.settings.retry_after)
 
     def score(self, account: str, job: LossJob) -> Future[NDArray[np.float32]]:
-        """Queue candidates for the device; the losses are (B, n)."""
-        del account
-        return self.lane.submit(lambda: self.engine.losses(job))
+        """Queue candidates for the device; the losses are (B, n). Raises as `queued` does."""
+        return self.queued(lambda: self.lane.score(account, job))
 
     def paint(self, account: str, job: ImageJob) -> Future[list[Image.Image]]:
-        """Queue pictures for the device."""
-        del account
-        return self.lane.submit(lambda: self.engine.images(job))
+        """Queue pictures for the device. Raises as `queued` does."""
+        return self.queued(lambda: self.lane.paint(account, job))
+
+    def queued(self, submit: Callable[[], Future[ResultT]]) -> Future[ResultT]:
+        """Return what `submit` queued on the lane.
+
+        Raises:
+            ProblemError: the queue is full, or closed.
+        """
+        try:
+            return submit()
+        except QueueFullError as error:
+            detail = "too much work is waiting for the model"
+            raise ProblemError(ProblemCode.OVERLOADED, detail, retry_after=error.retry_after) from error
+        except LaneClosedError as error:
+            after = self.settings.retry_after
+            raise ProblemError(ProblemCode.NOT_READY, "the host is about to stop", retry_after=after) from error
 
     def register(self, account: str, files: Sequence[str]) -> Concept:
         """Return the account's concept of `files` (pictures in base64), encoded once.
@@ -148,9 +167,12 @@ class Host:
             ProblemError: a picture cannot be used.
         """
         pictures = decode_pictures(files, resolution=self.card.resolution, limits=self.card.limits)
-        return register(
-            self.concepts, account, pictures, lambda found: self.lane.submit(lambda: self.engine.encode_images(found))
-        )
+        return register(self.concepts, account, pictures, lambda new: self._encode(account, new))
+
+    def _encode(self, account: str, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        encode = partial(self.engine.encode_images, pictures)
+        latents: NDArray[np.float32] = self.queued(lambda: self.lane.submit(account, len(pictures), encode)).result()
+        return latents
 
     def concept(self, account: str, concept: str) -> Concept:
         """Return one of the account's concepts.
@@ -197,7 +219,7 @@ class Host:
         self.drain()
         self._stopped.set()
         self._tidier.join()
-        self.lane.close()
+        self.lane.close(_LAST_WORK_SECONDS)
         self.presence.close()
         self.books.close()
         if self._temporary is not None:

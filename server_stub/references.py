@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +22,12 @@ def register(
     store: ConceptStore,
     account: str,
     pictures: Sequence[Image.Image],
-    encode: Callable[[Sequence[Image.Image]], Future[NDArray[np.float32]]],
+    encode: Callable[[Sequence[Image.Image]], NDArray[np.float32]],
 ) -> Concept:
     """Return the account's concept of `pictures`; `encode` makes latents (n, ...) of those not known yet."""
     identifier = store.concept_id(account, pictures)
     known = store.get(account, identifier)
-    return known if known is not None else store.put(account, identifier, encode(pictures).result())
+    return known if known is not None else store.put(account, identifier, encode(pictures))
 
 
 def decode_pictures(files: Sequence[str], *, resolution: int, limits: Limits) -> list[Image.Image]:
