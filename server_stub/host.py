@@ -215,7 +215,9 @@ class Host:
                 logger.exception("tidying failed")
 
     def close(self) -> None:
-        """Stop the lane after the work it has begun, and let go of the books."""
+        """Stop the lane after the work it has begun, and let go of the books; closing twice is no error."""
+        if self._stopped.is_set():
+            return
         self.drain()
         self._stopped.set()
         self._tidier.join()
