@@ -75,7 +75,7 @@ def _identify(host: Host, request: Request) -> Principal:
     elif certificate is not None:
         found = host.accounts.authenticate_certificate(certificate)
     elif _is_own_machine(host, request):
-        found = host.accounts.local()
+        found = host.local
     if found is None:
         _take(host.strangers, request.client.host if request.client else "")
         raise ProblemError(ProblemCode.UNAUTHENTICATED, "send a valid key as a Bearer token", headers=_CHALLENGE)

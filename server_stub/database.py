@@ -140,7 +140,7 @@ class Books:
     @retry(
         retry=retry_if_exception_type(BooksUnavailableError),
         wait=wait_random(0.05, 0.3),
-        stop=stop_after_delay(10),
+        stop=stop_after_delay(3),
         reraise=True,
     )
     def _create(self) -> None:

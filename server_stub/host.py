@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from sqlalchemy import URL
 
 from blackbox_ti.wire import PROTOCOL_VERSION, ModelCard, ProblemCode
 from server_stub.accounts import Accounts
@@ -40,10 +41,12 @@ _LAST_WORK_SECONDS: Final = 60.0
 
 
 def books_at(settings: Settings, folder: Path) -> Books:
-    """Return the books that `settings` name, a SQLite file in `folder` by default."""
+    """Return the books that `settings` name, by default a SQLite file in `folder` that only its owner may read."""
     if settings.database_url is not None:
         return Books(settings.database_url.get_secret_value())
-    return Books(f"sqlite:///{folder / 'books.sqlite'}")
+    path = folder / "books.sqlite"
+    path.touch(mode=0o600)
+    return Books(URL.create("sqlite", database=str(path)))
 
 
 def model_card(engine: Engine, settings: Settings, public_key: str) -> ModelCard:
@@ -94,6 +97,7 @@ class Host:
         self.books = books_at(settings, self.folder)
         self.presence = Presence(self.books, self.folder / "servers", lease=settings.lease, clock=clock)
         self.accounts = Accounts(self.books, clock=clock)
+        self.local = self.accounts.local()
         self.operations = Operations(self.books, self.signer, self.presence, clock=clock)
         self.limiter = Limiter(
             rate=settings.requests_per_second,

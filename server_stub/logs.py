@@ -1,7 +1,8 @@
 """Structured logs: one JSON object a line on stderr.
 
 Rules of this file: a record holds only the fields named here, so keys, embeddings, pictures and prompts, which are
-never among them, cannot get in; messages are constants, never built from what a client sent.
+never among them, cannot get in; messages are constants, never built from what a client sent. What other libraries
+have to say may quote anything, so of theirs only the name and level are kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ FIELDS: Final = frozenset(
     {"request_id", "account", "method", "route", "status", "seconds", "code", "forwards", "queries", "count", "reason"}
 )
 
+_OWN: Final = ("blackbox_ti", "uvicorn")
+
 logger: Final = logging.getLogger("blackbox_ti.server")
 
 
@@ -34,7 +37,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": record.getMessage() if record.name.startswith(_OWN) else "a message of a library, withheld",
         }
         entry |= {name: value for name, value in vars(record).items() if name in FIELDS}
         if record.exc_info and record.exc_info[1] is not None:
@@ -54,13 +57,14 @@ def _outline(error: BaseException) -> list[str]:
 
 
 def configure(level: str, stream: TextIO | None = None) -> None:
-    """Send the logs of the server and of uvicorn to `stream` (stderr) as JSON from `level` up."""
+    """Send all logs of the process to `stream` (stderr) as JSON: the server's from `level` up, others' warnings."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("blackbox_ti", "uvicorn", "uvicorn.error"):
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    for name in _OWN:
         log = logging.getLogger(name)
-        log.handlers = [handler] if name != "uvicorn.error" else []
+        log.handlers, log.propagate = [], True
         log.setLevel(level.upper())
-        log.propagate = name == "uvicorn.error"
-    access = logging.getLogger("uvicorn.access")
-    access.handlers, access.propagate = [], False
+    logging.getLogger("uvicorn.access").propagate = False

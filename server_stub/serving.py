@@ -10,18 +10,21 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
 import uvicorn
 
 from blackbox_ti.errors import InputError
+from server_stub.accounts import Accounts
 from server_stub.app import app_of
 from server_stub.connections import connection_class
 from server_stub.database import BooksUnavailableError
 from server_stub.engine import Engine
-from server_stub.host import Host
+from server_stub.host import Host, books_at
 from server_stub.logs import configure, logger
 from server_stub.settings import Settings, is_loopback
 from server_stub.tls import server_context
@@ -36,15 +39,10 @@ def run(settings: Settings, load: Callable[[], Engine], *, out: TextIO = sys.std
         InputError: the server may not start like this; the message says what to change.
     """
     configure(settings.log_level)
+    check_exposure(settings, guarded=_is_guarded(settings))
     context = server_context(settings)
-    listener = _listen(settings)
-    with listener:
+    with _listen(settings) as listener:
         host = _host(settings, load)
-        try:
-            check_exposure(settings, guarded=host.accounts.guarded())
-        except InputError:
-            host.close()
-            raise
         server = _Server(_config(settings, host), host, out)
         server.config.load()
         server.config.ssl = context
@@ -68,10 +66,30 @@ def check_exposure(settings: Settings, *, guarded: bool) -> None:
         raise InputError(message)
 
 
+def _is_guarded(settings: Settings) -> bool:
+    """Return whether the books that the server will use hold a credential."""
+    folder = settings.state_dir
+    if settings.database_url is None and (folder is None or not folder.exists()):
+        return False
+    with _unusable_state():
+        books = books_at(settings, folder or Path())
+        try:
+            return Accounts(books).guarded()
+        finally:
+            books.close()
+
+
 def _host(settings: Settings, load: Callable[[], Engine]) -> Host:
     engine = load()
-    try:
+    with _unusable_state():
         return Host(engine, settings)
+
+
+@contextmanager
+def _unusable_state() -> Iterator[None]:
+    """Turn what keeps the books from opening into advice."""
+    try:
+        yield
     except (ValueError, OSError) as error:
         raise InputError(f"the state folder cannot be used: {error}") from error
     except BooksUnavailableError as error:

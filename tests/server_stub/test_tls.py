@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_the_context_is_strict(tmp_path: Path) -> None:
     """TLS 1.2 is the oldest version, and a client CA makes client certificates required unless told otherwise."""
     authority = Authority(tmp_path, "authority")
     pair = authority.issue("127.0.0.1")
-    files = {"tls_cert": pair.certificate, "tls_key": pair.key}
+    files: dict[str, Any] = {"tls_cert": pair.certificate, "tls_key": pair.key}
     plain = server_context(Settings(**files))
     mutual = server_context(Settings(**files, tls_client_ca=authority.certificate))
     optional = server_context(Settings(**files, tls_client_ca=authority.certificate, tls_client_auth="optional"))
