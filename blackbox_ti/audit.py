@@ -219,6 +219,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--api-key-file", metavar="FILE", type=Path, help="file that holds the API key")
     parser.add_argument("--api-key-command", metavar="COMMAND", help="command that prints the API key")
     parser.add_argument("--ca-file", metavar="FILE", type=Path, help="certificate authority of the host (PEM)")
+    parser.add_argument("--client-certificate", metavar="FILE", type=Path, help="client certificate (PEM)")
+    parser.add_argument("--client-key", metavar="FILE", type=Path, help="its key (PEM)")
+    parser.add_argument("--proxy", metavar="URL", help="address of an HTTP proxy")
+    parser.add_argument("--allow-http", action="store_true", help="permit plain http off this machine")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_run)
 
@@ -235,7 +239,14 @@ def _host_book(arguments: argparse.Namespace) -> HostBook | None:
     if arguments.endpoint is None:
         return None
     key = load_api_key(environ=os.environ, file=arguments.api_key_file, command=arguments.api_key_command)
-    endpoint = HttpEndpoint(arguments.endpoint, api_key=key, options=ConnectionOptions(ca_file=arguments.ca_file))
+    options = ConnectionOptions(
+        ca_file=arguments.ca_file,
+        client_certificate=arguments.client_certificate,
+        client_key=arguments.client_key,
+        proxy=arguments.proxy,
+        allow_http=arguments.allow_http,
+    )
+    endpoint = HttpEndpoint(arguments.endpoint, api_key=key, options=options)
     try:
         return fetch_host_book(endpoint)
     finally:

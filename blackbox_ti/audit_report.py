@@ -17,7 +17,7 @@ __all__ = ["AuditReport", "Line", "Waste", "empty_report", "tabulate", "waste_of
 
 @dataclass(frozen=True)
 class Line:
-    """What was charged under one label: calls and their cost; `depth` is 0 for a group, 1 for a label within it."""
+    """What was charged under one label: calls and their cost; `depth` is 0 for a group, 1 for a member of it."""
 
     label: str
     depth: int
@@ -125,12 +125,13 @@ def empty_report(faults: Sequence[str]) -> AuditReport:
 
 
 def tabulate(operations: Iterable[Operation]) -> list[Line]:
-    """Return what settled operations cost: a line a group (`search`), and under it one a label (`search/3`)."""
+    """Return what settled operations cost: a line a group (`search`), and under it one a member (`search/3`)."""
     groups: dict[str, dict[str, list[Cost]]] = {}
     for operation in operations:
         if operation.state == "settled":
-            members = groups.setdefault(operation.label.partition("/")[0], {})
-            members.setdefault(operation.label, []).append(operation.cost)
+            group, *rest = operation.label.split("/")
+            members = groups.setdefault(group, {})
+            members.setdefault("/".join([group, *rest[:1]]), []).append(operation.cost)
     lines = []
     for group, members in groups.items():
         lines.append(_line(group, 0, [cost for costs in members.values() for cost in costs]))
