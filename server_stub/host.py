@@ -123,7 +123,7 @@ class Host:
         failed = done.cancelled() or done.exception() is not None
         self.metrics.ready.set(0 if failed else 1)
         if failed:
-            logger.error("the model did not warm up", exc_info=done.cancelled() or done.exception())
+            logger.error("the model did not warm up", exc_info=None if done.cancelled() else done.exception())
 
     @property
     def ready(self) -> bool:

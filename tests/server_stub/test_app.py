@@ -344,6 +344,7 @@ def test_every_reply_has_an_id_and_safe_headers(app: Served) -> None:
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert reply.headers["cache-control"] == "no-store"
         assert "server" not in reply.headers
+        assert not [name for name in reply.headers if name.startswith("access-control")]
 
 
 def test_a_draining_host_refuses_new_work_and_says_when_to_come_back(app: Served) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +43,21 @@ def test_what_is_no_picture_is_refused_by_its_place(text: str) -> None:
         decode_pictures([picture(), text], resolution=16, limits=Limits())
     assert caught.value.code is ProblemCode.INVALID_IMAGE
     assert caught.value.detail.startswith("picture 1")
+
+
+def test_no_address_is_ever_fetched(tmp_path: Path) -> None:
+    """URLs and paths in a picture's place are refused as text, and nobody connects to them or reads them."""
+    file = tmp_path / "picture.png"
+    file.write_bytes(base64.b64decode(picture()))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/picture.png"
+        for text in (url, base64.b64encode(url.encode()).decode(), f"data:image/png;base64,{picture()}", str(file)):
+            with pytest.raises(ProblemError) as caught:
+                decode_pictures([text], resolution=16, limits=Limits())
+            assert caught.value.code is ProblemCode.INVALID_IMAGE
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 @pytest.mark.parametrize(
