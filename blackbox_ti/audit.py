@@ -85,6 +85,7 @@ def audit(ledger: Ledger, host: HostBook | None = None) -> AuditReport:
         settled=settled,
         lines=tabulate(operations),
         total=sum((o.cost for o in operations if o.state == "settled"), Cost()),
+        unanswered=sum((o.cost for o in operations if o.state == "settled" and not o.answered), Cost()),
         reserved=sum((o.cost for o in open_ones), Cost()),
         waste=waste_of([attempt for _, attempt in attempts]),
         host_checked=host is not None,

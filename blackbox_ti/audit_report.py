@@ -41,7 +41,8 @@ class Waste:
 class AuditReport:
     """The outcome of an audit; `ok` only where every book is whole and they all agree.
 
-    `unknown` names the operations whose outcome nothing settles yet, `settled` those this audit settled.
+    `unanswered` is the part of `total` that was charged for replies that never arrived, `reserved` what is held for
+    outcomes not known yet. `unknown` names the operations whose outcome nothing settles yet, `settled` those this audit settled.
     `host_checked` says whether the host's own receipts were compared.
     """
 
@@ -52,6 +53,7 @@ class AuditReport:
     settled: Sequence[str]
     lines: Sequence[Line]
     total: Cost
+    unanswered: Cost
     reserved: Cost
     waste: Waste
     host_checked: bool
@@ -84,6 +86,7 @@ class AuditReport:
         return [
             f"waste: {w.attempts} attempts, {w.retries} retries, {w.replays} replayed replies (charged once)",
             f"       failed attempts: {kinds}; {w.failed_seconds:.1f} s, {w.failed_bytes_up} bytes sent in vain",
+            f"charged for replies that never arrived: {self.unanswered.forwards} forwards",
             f"held for calls without a known outcome: {self.reserved.forwards} forwards",
         ]
 
@@ -117,6 +120,7 @@ def empty_report(faults: Sequence[str]) -> AuditReport:
         settled=(),
         lines=(),
         total=Cost(),
+        unanswered=Cost(),
         reserved=Cost(),
         waste=waste_of(()),
         host_checked=False,

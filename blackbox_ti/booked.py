@@ -7,6 +7,9 @@ with other bytes than before is a `ResumeError`. Names counted by label need the
 from one thread at a time; calls made side by side carry their own keys.
 
 The key sent to the host is derived from the run's id and the name, so that runs sharing an account never collide.
+A host keeps its replies for a day at least. What was first sent longer ago is not sent again under its key, which the
+host may have forgotten: the host's receipts say whether it was charged. If not, it is asked as a new operation; if so,
+its reply is lost, the charge stays in the book, and it is asked and paid for once more under the name with a `~`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from blackbox_ti.budget import Cost, cost_of_images, cost_of_losses
 from blackbox_ti.endpoint import Endpoint, Vocabulary
@@ -26,6 +29,7 @@ from blackbox_ti.errors import (
     InputError,
     LedgerError,
     RejectedError,
+    ResumeError,
 )
 from blackbox_ti.ledger import Ledger, Operation
 from blackbox_ti.replies import canonical_bytes
@@ -36,6 +40,7 @@ from blackbox_ti.wire import (
     LossRequest,
     ModelCard,
     ProblemCode,
+    Receipt,
     UsageReply,
 )
 
@@ -44,6 +49,16 @@ __all__ = ["BookedEndpoint"]
 R = TypeVar("R", LossReply, ImagesReply)
 
 _REFUSALS = (InputError, BudgetSpentError, AuthError, RejectedError)
+_REPLY_KEPT_SECONDS: Final = 86_400.0
+
+
+@runtime_checkable
+class _HasReceipts(Protocol):
+    """An endpoint whose host shows the account's receipts."""
+
+    def receipts(self) -> Sequence[Receipt]:
+        """Return every receipt of the account."""
+        ...
 
 
 class BookedEndpoint:
@@ -139,8 +154,37 @@ class BookedEndpoint:
         self, request: LossRequest | ImagesRequest, *, route: str, label: str, key: str | None, cost: Cost
     ) -> Operation:
         plain: dict[str, Any] = request.model_dump(mode="json")
+
+        def reserve(name: str) -> Operation:
+            return self._ledger.reserve(name=name, label=label, route=route, request=plain, cost=cost)
+
         name = key if key is not None else self._next_name(label)
-        return self._ledger.reserve(name=name, label=label, route=route, request=plain, cost=cost)
+        operation = reserve(name)
+        while self._is_stale(operation):
+            name = self._give_up(operation)
+            operation = reserve(name)
+        return operation
+
+    def _is_stale(self, operation: Operation) -> bool:
+        """Return whether the host may have forgotten the key of an operation that is to be sent again."""
+        if operation.fresh or operation.reply is not None:
+            return False
+        return self._ledger.seconds_since_first_sent(operation) > _REPLY_KEPT_SECONDS
+
+    def _give_up(self, operation: Operation) -> str:
+        """Settle a stale operation by the host's receipts, and return the name to ask under instead."""
+        if not isinstance(self._endpoint, _HasReceipts):
+            raise ResumeError(
+                f"call {operation.name} was interrupted over a day ago, and the host shows no receipts to tell whether "
+                "it was charged; begin a new run in another folder"
+            )
+        found = [r for r in self._endpoint.receipts() if r.idempotency_key == operation.idempotency_key]
+        if not found:
+            self._ledger.refuse(operation, "the host has no receipt for it after a day")
+            return operation.name
+        charged = Cost(found[0].forwards, found[0].queries, found[0].price_micros)
+        self._ledger.settle(operation, charged=charged, reply=None, receipt=canonical_bytes(found[0]).decode())
+        return operation.name + "~"
 
     def _next_name(self, label: str) -> str:
         with self._lock:

@@ -212,6 +212,11 @@ class Ledger:
         row = self._store.one("SELECT at FROM states WHERE entry = ?", operation.last)
         return 0.0 if row is None else max(0.0, self._clock() - row[0])
 
+    def seconds_since_first_sent(self, operation: Operation) -> float:
+        """Return how long ago the operation was first reserved under its key, in seconds."""
+        row = self._store.one("SELECT min(at) FROM states WHERE idempotency_key = ?", operation.idempotency_key)
+        return 0.0 if row is None else max(0.0, self._clock() - row[0])
+
     def model_card(self) -> ModelCard | None:
         """Return the model card recorded last, or None."""
         row = self._store.one("SELECT card FROM models ORDER BY entry DESC LIMIT 1")

@@ -129,6 +129,7 @@ def test_a_lost_reply_that_was_charged_is_settled_by_the_hosts_receipt(done: Aud
     assert len(report.settled) == 1
     assert "charged, by receipt 7" in report.settled[0]
     assert report.total.forwards == 56 == done.host.forwards
+    assert report.unanswered.forwards == 8
     assert done.report().settled == []
 
 

@@ -44,8 +44,9 @@ class Run:
         caps: Caps | None = None,
         http: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        self.ledger = Ledger(folder / "ledger.sqlite")
+        self.ledger = Ledger(folder / "ledger.sqlite", clock=now)
         self.resumed = self.ledger.begin(IDENTITY, caps or Caps())
         inner = fake_endpoint(host, http=http, on_attempt=self.ledger.record_attempt, clock=clock)
         self.endpoint = BookedEndpoint(inner, self.ledger)
@@ -179,6 +180,7 @@ class Faults(httpx.BaseTransport):
             raise httpx.ConnectError("refused")
         if fault == "crash":
             self.host.handle(request)
+        if fault in {"crash", "lost"}:
             raise KeyboardInterrupt
         if fault.isdigit():
             return httpx.Response(int(fault))
@@ -268,6 +270,40 @@ def test_a_charge_known_by_its_receipt_alone_gets_its_reply(tmp_path: Path) -> N
         assert run.ask(1.0).charge.forwards == 8
         assert run.ledger.committed() == Cost(8, 2, 38)
     assert len(host.receipts) == 1
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(("fault", "charged"), [("crash", True), ("lost", False)])
+def test_what_was_interrupted_over_a_day_ago_is_asked_anew(tmp_path: Path, fault: str, *, charged: bool) -> None:
+    """The host's receipts say whether it was charged: both charges are in the book, or the one that was made."""
+    host = FakeHost()
+    now = [1_700_000_000.0]
+    with Run(tmp_path, host, http=Faults(host, fault), now=lambda: now[0]) as run, pytest.raises(KeyboardInterrupt):
+        run.ask(1.0)
+    host.stored.clear()
+    now[0] += DAY + 1
+    for _ in range(2):
+        with Run(tmp_path, host, now=lambda: now[0]) as run:
+            run.ask(1.0)
+            assert run.ledger.committed().forwards == host.forwards == (16 if charged else 8)
+            states = {o.name: o.state for o in run.ledger.operations()}
+            assert states == dict.fromkeys(["search/0#1", "search/0#1~"] if charged else ["search/0#1"], "settled")
+
+
+def test_a_second_payment_is_under_the_cap_too(tmp_path: Path) -> None:
+    """Paying again for a lost reply does not go over."""
+    host = FakeHost()
+    now = [1_700_000_000.0]
+    caps = Caps(forwards=15)
+    crashing = Faults(host, "crash")
+    with Run(tmp_path, host, caps=caps, http=crashing, now=lambda: now[0]) as run, pytest.raises(KeyboardInterrupt):
+        run.ask(1.0)
+    now[0] += DAY + 1
+    with Run(tmp_path, host, caps=caps, now=lambda: now[0]) as run, pytest.raises(BudgetSpentError):
+        run.ask(1.0)
+    assert host.forwards == 8
 
 
 def test_calls_side_by_side_carry_their_own_names(tmp_path: Path) -> None:
