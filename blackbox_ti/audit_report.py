@@ -42,8 +42,8 @@ class AuditReport:
     """The outcome of an audit; `ok` only where every book is whole and they all agree.
 
     `unanswered` is the part of `total` that was charged for replies that never arrived, `reserved` what is held for
-    outcomes not known yet. `unknown` names the operations whose outcome nothing settles yet, `settled` those this audit settled.
-    `host_checked` says whether the host's own receipts were compared.
+    outcomes not known yet. `unknown` names the operations whose outcome nothing settles yet, `settled` those this
+    audit settled. `host_checked` says whether the host's own receipts were compared.
     """
 
     endpoint: str | None
