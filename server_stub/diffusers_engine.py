@@ -39,13 +39,15 @@ _WARM_UP_STEPS: Final = 5
 class DiffusersEngine:
     """A diffusers pipeline behind the `Engine` protocol."""
 
-    def __init__(self, pipe: Any, *, model: str = "", micro_batch: int | None = None) -> None:
+    def __init__(
+        self, pipe: Any, *, model: str = "", micro_batch: int | None = None, resolution: int | None = None
+    ) -> None:
         pipe.set_progress_bar_config(disable=True)
         identity = fingerprint(pipe)
         self.pipe = pipe
         self.device = torch.device(pipe.device)
         self.micro_batch = micro_batch or _DEFAULT_MICRO_BATCH.get(self.device.type, _OTHER_MICRO_BATCH)
-        self.family: Family = FAMILIES[type(pipe).__name__](pipe)
+        self.family: Family = FAMILIES[type(pipe).__name__](pipe, resolution)
         self._encoders = {encoder.name: encoder for encoder in self.family.encoders}
         self._info = self._describe(model or type(pipe).__name__, identity)
 
@@ -57,6 +59,8 @@ class DiffusersEngine:
         device: str = "auto",
         dtype: str = "float32",
         micro_batch: int | None = None,
+        resolution: int | None = None,
+        channels_last: bool = False,
         allow_pickle: bool = False,
         revision: str | None = None,
         variant: str | None = None,
@@ -75,7 +79,10 @@ class DiffusersEngine:
         path = str(PIPELINE_DIR) if model == "tiny" else str(model)
         options = {"revision": revision, "variant": variant, "use_safetensors": None if allow_pickle else True}
         pipe = _load_pipeline(path, torch_dtype=DTYPES[dtype], **options)
-        return cls(pipe.to(pick_device(device)), model=str(model), micro_batch=micro_batch)
+        engine = cls(pipe.to(pick_device(device)), model=str(model), micro_batch=micro_batch, resolution=resolution)
+        if channels_last:
+            engine.family.denoiser.to(memory_format=torch.channels_last)
+        return engine
 
     @property
     def info(self) -> EngineInfo:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from PIL import Image
 from torch import Tensor
@@ -15,6 +15,8 @@ from server_stub.text_encoder import TextEncoder
 __all__ = ["Conditioning", "Family"]
 
 Conditioning = Mapping[str, Tensor]
+
+_UNUSED: Final = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 class Family(ABC):
@@ -26,20 +28,22 @@ class Family(ABC):
     pipeline_class: ClassVar[Any]
     name: str
     prediction_type: str
-    encoders: Sequence[TextEncoder]
+    resolution: int
+    encoders: list[TextEncoder]
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+        """Serve `pipe` at `resolution` pixels, by default the model's own."""
         self.pipe = pipe
+        self.resolution = resolution or int(pipe.default_sample_size * pipe.vae_scale_factor)
 
     @classmethod
     def load(cls, path: str, index: Mapping[str, Any], **options: Any) -> Any:
-        """Return the pipeline, by this family's own class, without the parts that only check or caption pictures.
+        """Return the pipeline, by this family's own class, without its safety checker and parts it was saved without.
 
         `index` is the directory's `model_index.json`.
         """
-        unused: dict[str, Any] = {
-            key: None for key in ("safety_checker", "feature_extractor", "image_encoder") if key in index
-        }
+        parts = {key: value for key, value in index.items() if isinstance(value, list)}
+        unused: dict[str, Any] = {key: None for key, value in parts.items() if key in _UNUSED or value[0] is None}
         if "safety_checker" in index:
             unused["requires_safety_checker"] = False
         return cls.pipeline_class.from_pretrained(path, **unused, **options)
@@ -48,17 +52,6 @@ class Family(ABC):
     @abstractmethod
     def denoiser(self) -> Any:
         """The module whose forward pass is counted."""
-
-    @property
-    def resolution(self) -> int:
-        """The model's own height and width in pixels."""
-        return int(self.denoiser.config.sample_size * self.pipe.vae_scale_factor)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of a latent at the model's own resolution."""
-        side = int(self.denoiser.config.sample_size)
-        return int(self.pipe.vae.config.latent_channels), side, side
 
     def encode_image(self, image: Image.Image) -> Tensor:
         """Return the latent (1, C, h, w) float32 of a picture: the posterior's mode, shifted and scaled."""
@@ -87,12 +80,12 @@ class Family(ABC):
             stack.enter_context(encoder.holding(vectors[encoder.name]))
         return stack
 
-    def pipeline_prompts(self, prompt: str, negative: str, placeholder: str, vectors: int) -> dict[str, str]:
-        """Return the pipeline's prompt arguments, each substituted for its own encoder."""
-        arguments: dict[str, str] = {}
+    def pipeline_prompts(self, prompt: str, negative: str, placeholder: str, vectors: int) -> dict[str, str | None]:
+        """Return the pipeline's prompt arguments, each substituted for its own encoder; no negative prompt is None."""
+        arguments: dict[str, str | None] = {}
         for suffix, encoder in zip(("", "_2", "_3"), self.encoders, strict=False):
             arguments["prompt" + suffix] = encoder.substitute(prompt, placeholder, vectors)
-            arguments["negative_prompt" + suffix] = encoder.substitute(negative, placeholder, vectors)
+            arguments["negative_prompt" + suffix] = encoder.substitute(negative, placeholder, vectors) or None
         return arguments
 
 

@@ -18,8 +18,8 @@ __all__ = ["StableDiffusion", "UNetFamily"]
 class UNetFamily(Family):
     """A UNet trained on the discrete schedule of DDPM (arXiv 2006.11239), whatever sampler it ships with."""
 
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(pipe)
+    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+        super().__init__(pipe, resolution)
         self.prediction_type = pipe.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise InputError(f"a model with prediction type {self.prediction_type!r} is not served; use another model")
@@ -45,8 +45,9 @@ class StableDiffusion(UNetFamily):
 
     pipeline_class = StableDiffusionPipeline
 
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(pipe)
+    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+        default = int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
+        super().__init__(pipe, resolution or default)
         self.name = "stable-diffusion-1" if self.prediction_type == "epsilon" else "stable-diffusion-2"
         self.encoders = [TextEncoder("text_encoder", pipe.text_encoder, pipe.tokenizer)]
 
