@@ -161,8 +161,11 @@ class Books:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Yield a connection for reading one consistent state."""
-        with _mapped(), self._engine.connect() as connection, connection.begin():
-            yield connection
+        with _mapped(), self._engine.connect() as plain:
+            # a transaction of SQLite is one snapshot anyway, PostgreSQL's only when told so
+            connection = plain if self._sqlite else plain.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     def close(self) -> None:
         """Let go of all connections."""

@@ -24,7 +24,7 @@ from blackbox_ti.wire import Receipt, ReceiptsReply
 from server_stub.database import Books, accounts, receipts
 from server_stub.spending import Amount
 
-__all__ = ["Order", "Signer", "append", "canonical", "head", "page", "verify"]
+__all__ = ["Order", "Signer", "append", "canonical", "head", "head_in", "page", "verify"]
 
 _SEALS = ("hash", "signature")
 
@@ -166,7 +166,12 @@ def page(books: Books, account_id: int, *, after: int, limit: int) -> ReceiptsRe
 
 def head(books: Books, account_id: int) -> tuple[int, str]:
     """Return the number of the account's receipts and the hash of the last, 64 zeros where there is none."""
-    query = sa.select(accounts.c.sequence, accounts.c.head).where(accounts.c.id == account_id)
     with books.read() as connection:
-        row = connection.execute(query).one()
+        return head_in(connection, account_id)
+
+
+def head_in(connection: sa.Connection, account_id: int) -> tuple[int, str]:
+    """Return what `head` does, as this transaction sees it."""
+    query = sa.select(accounts.c.sequence, accounts.c.head).where(accounts.c.id == account_id)
+    row = connection.execute(query).one()
     return int(row.sequence), str(row.head)

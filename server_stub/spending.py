@@ -15,7 +15,20 @@ import sqlalchemy as sa
 
 from server_stub.database import Books, budgets, locked_account, spending
 
-__all__ = ["Amount", "Budget", "BudgetSpentError", "Period", "charge", "hold", "left", "release", "set_budget", "spent"]
+__all__ = [
+    "Amount",
+    "Budget",
+    "BudgetSpentError",
+    "Period",
+    "charge",
+    "hold",
+    "left",
+    "left_in",
+    "release",
+    "set_budget",
+    "spent",
+    "spent_in",
+]
 
 
 class Period(StrEnum):
@@ -101,21 +114,31 @@ def charge(connection: sa.Connection, account_id: int, day: str, held: Amount, a
 def spent(books: Books, account_id: int) -> Amount:
     """Return what the account was charged in all."""
     with books.read() as connection:
-        row = _read(connection, account_id, Period.TOTAL.value)
+        return spent_in(connection, account_id)
+
+
+def spent_in(connection: sa.Connection, account_id: int) -> Amount:
+    """Return what the account was charged in all, as this transaction sees it."""
+    row = _read(connection, account_id, Period.TOTAL.value)
     return Amount(row.forwards, row.queries, row.price_micros) if row is not None else Amount()
 
 
 def left(books: Books, account_id: int, day: str) -> Budget:
     """Return what the tightest caps leave on `day` after charges and reservations; None is no cap."""
-    lowest: list[int | None] = [None, None, None]
     with books.read() as connection:
-        caps = _caps(connection, account_id)
-        for period, span in _spans(day):
-            row, cap = _read(connection, account_id, span), caps.get(period)
-            if cap is not None:
-                for index, value in enumerate(_remaining(cap, row)):
-                    known = lowest[index]
-                    lowest[index] = value if known is None or (value is not None and value < known) else known
+        return left_in(connection, account_id, day)
+
+
+def left_in(connection: sa.Connection, account_id: int, day: str) -> Budget:
+    """Return what `left` does, as this transaction sees it."""
+    lowest: list[int | None] = [None, None, None]
+    caps = _caps(connection, account_id)
+    for period, span in _spans(day):
+        row, cap = _read(connection, account_id, span), caps.get(period)
+        if cap is not None:
+            for index, value in enumerate(_remaining(cap, row)):
+                known = lowest[index]
+                lowest[index] = value if known is None or (value is not None and value < known) else known
     return Budget(*lowest)
 
 

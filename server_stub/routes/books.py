@@ -33,9 +33,10 @@ async def usage(
 
 
 def _usage(host: Host, principal: Principal) -> UsageReply:
-    spent = spending.spent(host.books, principal.account_id)
-    left = spending.left(host.books, principal.account_id, day_of(host.clock()))
-    count, head = chain.head(host.books, principal.account_id)
+    with host.books.read() as connection:
+        spent = spending.spent_in(connection, principal.account_id)
+        left = spending.left_in(connection, principal.account_id, day_of(host.clock()))
+        count, head = chain.head_in(connection, principal.account_id)
     return UsageReply(
         account=principal.account,
         forwards=spent.forwards,

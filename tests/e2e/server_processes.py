@@ -36,17 +36,17 @@ class ServerProcess:
 
     def client(self, **options: Any) -> httpx.Client:
         """Return a client for the server."""
-        return httpx.Client(base_url=self.url, timeout=30, **options)
+        return httpx.Client(base_url=self.url, timeout=120, **options)
 
     def terminate(self) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(120)
 
     def kill(self) -> None:
         """Send SIGKILL."""
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(120)
 
     def close(self) -> str:
         """End the process if it still runs, and return what it printed after its first line."""

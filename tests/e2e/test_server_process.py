@@ -31,17 +31,11 @@ def ask(client: httpx.Client, body: Any, key: str) -> httpx.Response:
 
 def eventually(condition: Callable[[], bool]) -> None:
     """Wait until `condition` holds."""
-    for _ in range(3000):
+    for _ in range(10_000):
         if condition():
             return
         time.sleep(0.01)
     pytest.fail("the condition never came to hold")
-
-
-def in_flight(server: ServerProcess) -> bool:
-    """Return whether the server works on a request besides the one that asks."""
-    with server.client() as client:
-        return "blackbox_ti_active_requests 2.0" in client.get("/metrics").text
 
 
 def test_one_line_on_stdout_and_exit_code_0_on_sigterm(tmp_path: Path) -> None:
@@ -56,32 +50,39 @@ def test_one_line_on_stdout_and_exit_code_0_on_sigterm(tmp_path: Path) -> None:
 
 def test_a_drain_finishes_what_is_under_way_and_refuses_what_is_new(tmp_path: Path) -> None:
     """After SIGTERM the running request gets its reply, new ones get 503 not_ready with Retry-After, then exit 0."""
-    with fake_server(tmp_path, seconds=1.5) as server, server.client() as client:
+    held = tmp_path / "held"
+    with fake_server(tmp_path, held=str(held)) as server, server.client() as client:
         body = loss_body(register(client))
         replies: list[httpx.Response] = []
         worker = threading.Thread(target=lambda: replies.append(ask(client, body, "k")))
         worker.start()
-        eventually(lambda: in_flight(server))
+        eventually(held.exists)
         server.process.terminate()
         with server.client() as other:
             eventually(lambda: other.get("/readyz").status_code == 503)
             refused = ask(other, body, "new")
+        held.unlink()
         worker.join()
         assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
         assert int(refused.headers["retry-after"]) >= 1
         assert replies[0].status_code == 200
-        assert server.process.wait(30) == 0
+        assert server.process.wait(120) == 0
 
 
 def test_work_whose_client_went_away_is_kept_and_charged_once(tmp_path: Path) -> None:
     """A client that hangs up during its computation gets the stored reply on retry, charged once."""
-    with fake_server(tmp_path, seconds=0.7) as server, server.client() as client:
-        body = loss_body(register(client))
-        hurried = httpx.Client(base_url=server.url, timeout=0.3)
-        with hurried, pytest.raises(httpx.ReadTimeout):
-            ask(hurried, body, "k")
+    held = tmp_path / "held"
+    with fake_server(tmp_path, held=str(held)) as server, server.client() as client:
+        body = json.dumps(loss_body(register(client)))
+        head = "POST /v1/loss HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n"
+        address = httpx.URL(server.url)
+        with socket.create_connection((address.host, address.port or 80)) as connection:
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            eventually(held.exists)
+        held.unlink()
         eventually(lambda: client.get("/v1/usage").json()["receipts"] == 1)
-        again = ask(client, body, "k")
+        headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+        again = client.post("/v1/loss", content=body, headers=headers)
         assert (again.status_code, again.headers["idempotent-replayed"]) == (200, "true")
         assert client.get("/v1/usage").json()["forwards"] == 6
 
@@ -109,10 +110,11 @@ def test_a_server_killed_at_work_leaves_no_debt_and_no_double_charge(tmp_path: P
     """After kill -9 during a computation the next server releases the reservation; the retry is charged once."""
     with fake_server(tmp_path) as server, server.client() as client:
         body = loss_body(register(client))
-    with fake_server(tmp_path, seconds=1) as server:
+    held = tmp_path / "held"
+    with fake_server(tmp_path, held=str(held)) as server:
         worker = threading.Thread(target=_swallow, args=(server, body, "k"))
         worker.start()
-        eventually(lambda: in_flight(server))
+        eventually(held.exists)
         server.kill()
         worker.join()
     settled(tmp_path, body, ["k"])
@@ -195,7 +197,7 @@ def test_a_server_that_strangers_could_reach_does_not_start_without_keys(
 ) -> None:
     """On an address that is not loopback, or behind a proxy, a start without keys is refused with advice."""
     with fake_server(tmp_path, **settings) as server:
-        assert server.process.wait(30) != 0
+        assert server.process.wait(120) != 0
         assert (server.url, advice in server.log.read_text()) == ("", True)
 
 
@@ -204,7 +206,7 @@ def test_keys_alone_do_not_open_a_server_without_tls(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     Accounts(Books(f"sqlite:///{tmp_path}/state/books.sqlite")).create_key("ada")
     with fake_server(tmp_path, host="0.0.0.0") as server:
-        assert server.process.wait(30) == 2
+        assert server.process.wait(120) == 2
         assert "in the clear" in server.log.read_text()
     with fake_server(tmp_path, behind_tls_proxy=True) as server, server.client() as client:
         assert client.get("/v1/model").status_code == 401
@@ -215,7 +217,7 @@ def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with fake_server(tmp_path, port=port) as server:
-            assert server.process.wait(30) == 2
+            assert server.process.wait(120) == 2
             assert str(port) in server.log.read_text()
 
 

@@ -50,7 +50,7 @@ def test_no_address_is_ever_fetched(tmp_path: Path) -> None:
     file = tmp_path / "picture.png"
     file.write_bytes(base64.b64decode(picture()))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
+        listener.settimeout(0)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/picture.png"
         for text in (url, base64.b64encode(url.encode()).decode(), f"data:image/png;base64,{picture()}", str(file)):
             with pytest.raises(ProblemError) as caught:
