@@ -1,1 +1,39 @@
 """Textual inversion with forward passes only, against a remote endpoint."""
+
+from blackbox_ti.booked import BookedEndpoint
+from blackbox_ti.budget import Caps
+from blackbox_ti.clip import Clip, clip_similarity
+from blackbox_ti.concept import Concept, load_concept
+from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.embedding import load_embedding, save_embedding
+from blackbox_ti.endpoint import Endpoint, Vocabulary
+from blackbox_ti.errors import BlackboxTIError
+from blackbox_ti.generate import generate
+from blackbox_ti.http_endpoint import HttpEndpoint
+from blackbox_ti.inversion import InversionResult, Progress, StopReason, invert
+from blackbox_ti.ledger import Ledger
+from blackbox_ti.plan import InversionSettings, Plan
+
+__all__ = [
+    "BlackboxTIError",
+    "BookedEndpoint",
+    "Caps",
+    "Clip",
+    "Concept",
+    "ConnectionOptions",
+    "Endpoint",
+    "HttpEndpoint",
+    "InversionResult",
+    "InversionSettings",
+    "Ledger",
+    "Plan",
+    "Progress",
+    "StopReason",
+    "Vocabulary",
+    "clip_similarity",
+    "generate",
+    "invert",
+    "load_concept",
+    "load_embedding",
+    "save_embedding",
+]

@@ -119,9 +119,8 @@ def load_concept(images: Path | Sequence[Path | Image.Image], resolution: int) -
         raise ImageError(f"a concept takes 1 to {MAX_IMAGES} pictures, not {len(sources)}")
     names, pngs = [], []
     for i, source in enumerate(sources):
-        is_path = isinstance(source, Path)
-        names.append(source.name if is_path else f"image {i}")
-        image = decode_image(_read(source), str(source)) if is_path else _flatten(source)
+        names.append(source.name if isinstance(source, Path) else f"image {i}")
+        image = decode_image(_read(source), str(source)) if isinstance(source, Path) else _flatten(source)
         pngs.append(encode_png(square(image, resolution)))
     digest = hashlib.sha256(b"".join(hashlib.sha256(png).digest() for png in pngs)).hexdigest()
     return Concept(names, pngs, digest)

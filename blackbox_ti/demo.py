@@ -28,7 +28,7 @@ from blackbox_ti.sheet import contact_sheet
 
 __all__ = ["DEMO_CONCEPT", "run_demo"]
 
-DEMO_CONCEPT = ("fish", "purple", "striped")
+DEMO_CONCEPT = ("heart", "orange", "striped")
 _PROMPTS = ("a photo of {}", "a sketch of {}", "{} on a blue background")
 _SEEDS = range(6)
 _START_SECONDS = 120.0
@@ -110,7 +110,7 @@ def run_demo(out: Path, *, seed: int, max_forwards: int, console: Console) -> di
     check_folder(out) if not run.exists() else None
     references = _render_references(out / "references", seed)
     colour, pattern, shape = DEMO_CONCEPT[1], DEMO_CONCEPT[2], DEMO_CONCEPT[0]
-    console.say(f"concept: a {colour} {pattern} {shape}, which the model was never trained on; five pictures of it")
+    console.say(f"concept: {colour} {pattern} {shape}, which the model was never trained on; five pictures of it")
     console.say("starting the server on the bundled model")
     settings = InversionSettings(seed=seed, max_forwards=max_forwards)
     clip = Clip(CLIP_DIR)

@@ -30,7 +30,8 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
-_WORD_END = "</w>"
+_WORD_END = "</w>"  # CLIP's
+_WORD_START = "\u2581"  # SentencePiece's
 MAX_WORDS = 8000
 
 
@@ -58,17 +59,24 @@ def check_placeholder(placeholder_token: str, vocabularies: Mapping[str, Vocabul
 def whole_words(vocabulary: Vocabulary) -> Vocabulary:
     """Return the rows that are whole alphabetic words of two letters or more, the commonest first, without markers.
 
-    Byte-pair tables are ordered by frequency; the first 8,000 words are kept.
+    Byte-pair tables are ordered by frequency; the first 8,000 words are kept. A table without markers holds words.
     """
-    rows = [i for i, token in enumerate(vocabulary.tokens) if _is_word(token)][:MAX_WORDS]
-    words = [vocabulary.tokens[i].removesuffix(_WORD_END).removeprefix("\u2581") for i in rows]
-    return Vocabulary(words, vocabulary.embeddings[rows])
+    marked = any(_is_marked(token) for token in vocabulary.tokens)
+    rows = [i for i, t in enumerate(vocabulary.tokens) if _is_word(t) and (_is_marked(t) or not marked)][:MAX_WORDS]
+    return Vocabulary([_bare(vocabulary.tokens[i]) for i in rows], vocabulary.embeddings[rows])
+
+
+def _bare(token: str) -> str:
+    return token.removesuffix(_WORD_END).removeprefix(_WORD_START)
+
+
+def _is_marked(token: str) -> bool:
+    return token.endswith(_WORD_END) or token.startswith(_WORD_START)
 
 
 def _is_word(token: str) -> bool:
-    marked = token.endswith(_WORD_END) or token.startswith("\u2581")
-    bare = token.removesuffix(_WORD_END).removeprefix("\u2581")
-    return marked and len(bare) > 1 and bare.isascii() and bare.isalpha()
+    bare = _bare(token)
+    return len(bare) > 1 and bare.isascii() and bare.isalpha()
 
 
 def from_word(word: str, vocabularies: Mapping[str, Vocabulary], num_vectors: int) -> Start:
@@ -80,7 +88,7 @@ def from_word(word: str, vocabularies: Mapping[str, Vocabulary], num_vectors: in
     embedding: Embedding = {}
     for name, vocabulary in vocabularies.items():
         index = {token: i for i, token in enumerate(vocabulary.tokens)}
-        row = next((index[t] for t in (word.lower() + _WORD_END, "\u2581" + word.lower(), word) if t in index), None)
+        row = next((index[t] for t in (word.lower() + _WORD_END, _WORD_START + word.lower(), word) if t in index), None)
         if row is None:
             raise InputError(f"'{word}' is not a single token of {name}; choose a plainer word, or 'auto'")
         embedding[name] = np.repeat(vocabulary.embeddings[row][None], num_vectors, axis=0)

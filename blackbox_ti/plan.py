@@ -28,26 +28,26 @@ class InversionSettings(BaseModel):
 
     placeholder_token: str = "<sks>"  # noqa: S105
     initializer_token: str = "auto"  # noqa: S105
-    num_vectors: int = Field(1, ge=1, le=16)
+    num_vectors: int = Field(default=1, ge=1, le=16)
     learnable_property: ObjectProperty = "object"
-    seed: int = Field(0, ge=0, lt=2**63)
-    max_forwards: int = Field(DEFAULT_FORWARDS, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    max_forwards: int = Field(default=DEFAULT_FORWARDS, ge=1)
     preset: str = "default"
     subspace: Literal["pca", "random", "full"] | None = None
-    dimension: int | None = Field(None, ge=1)
-    popsize: int | None = Field(None, ge=2)
-    samples: int | None = Field(None, ge=1)
-    sigma: float = Field(1.0, gt=0)
+    dimension: int | None = Field(default=None, ge=1)
+    popsize: int | None = Field(default=None, ge=2)
+    samples: int | None = Field(default=None, ge=1)
+    sigma: float = Field(default=1.0, gt=0)
     covariance: Literal["full", "diagonal"] = "full"
     mirrored: bool = False
-    t_min: float = Field(0.0, ge=0, lt=1)
-    t_max: float = Field(1.0, gt=0, le=1)
-    rotate_every: int = Field(1, ge=1)
-    heldout: int | None = Field(None, ge=1)
-    heldout_checks: int | None = Field(None, ge=0)
-    race: int = Field(8, ge=1)
-    race_samples: int = Field(16, ge=1)
-    patience: int = Field(4, ge=1)
+    t_min: float = Field(default=0.0, ge=0, lt=1)
+    t_max: float = Field(default=1.0, gt=0, le=1)
+    rotate_every: int = Field(default=1, ge=1)
+    heldout: int | None = Field(default=None, ge=1)
+    heldout_checks: int | None = Field(default=None, ge=0)
+    race: int = Field(default=8, ge=1)
+    race_samples: int = Field(default=16, ge=1)
+    patience: int = Field(default=4, ge=1)
 
     @model_validator(mode="after")
     def _range(self) -> Self:

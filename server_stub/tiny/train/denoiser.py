@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
@@ -49,7 +48,12 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def denoiser_loss(
-    model: UNet2DConditionModel, scheduler: DDIMScheduler, latents: Tensor, text: Tensor, noise: Tensor, timestep: Tensor
+    model: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+    latents: Tensor,
+    text: Tensor,
+    noise: Tensor,
+    timestep: Tensor,
 ) -> Tensor:
     """Return the weighted v-prediction loss (min-SNR, arXiv 2303.09556, with gamma 5)."""
     noisy = scheduler.add_noise(latents, noise, timestep)
@@ -58,4 +62,5 @@ def denoiser_loss(
     alpha = scheduler.alphas_cumprod.to(latents.device)[timestep]
     snr = alpha / (1 - alpha)
     weight = snr.clamp(max=_MIN_SNR_GAMMA) / (snr + 1)
-    return (weight * (predicted - target).square().mean(dim=(1, 2, 3))).mean()
+    loss: Tensor = (weight * (predicted - target).square().mean(dim=(1, 2, 3))).mean()
+    return loss

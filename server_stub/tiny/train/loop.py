@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["StageSettings", "Trainer"]
 
@@ -43,18 +44,16 @@ def one_cycle(step: int, settings: StageSettings) -> float:
 class Trainer:
     """Trains `model` in `dtype` with float32 master weights; resumes from `path` when it exists."""
 
-    def __init__(
-        self, model: nn.Module, settings: StageSettings, path: Path, *, device: str, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, model: Any, settings: StageSettings, path: Path, *, device: str, dtype: torch.dtype) -> None:
         self.settings, self.path = settings, path
-        self.model = model.to(device)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.model: Any = model.to(device)
+        self.parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.master = [p.detach().float().clone() for p in self.parameters]
         self.average = [p.clone() for p in self.master]
         for p in self.parameters:
             p.data = p.data.to(dtype)
         self.optimizer = torch.optim.AdamW(
-            self.master, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
+            self.master, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.99), fused=True
         )
         self.step = 0
         if path.exists():
@@ -65,7 +64,7 @@ class Trainer:
         started, first, shown = time.monotonic(), self.step, 0.0
         while self.step < self.settings.steps:
             loss = loss_of_step(self.step)
-            loss.backward()
+            torch.autograd.backward(loss)
             self._update()
             shown = loss.item() if not shown else 0.98 * shown + 0.02 * loss.item()
             if self.step % 50 == 0:
@@ -90,7 +89,7 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_copy_([p.data for p in self.parameters], self.master)
 
-    def averaged(self) -> nn.Module:
+    def averaged(self) -> Any:
         """Return the model itself, in float32, carrying the moving average of its weights."""
         for p, average in zip(self.parameters, self.average, strict=True):
             p.data = average.clone()

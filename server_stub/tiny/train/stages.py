@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from open_clip.model import CLIP
 from torch import Tensor
 from transformers import CLIPTokenizer
@@ -22,9 +23,9 @@ from server_stub.tiny.train.towers import build_towers, tokenize, towers_loss
 __all__ = ["SETTINGS", "Run"]
 
 SETTINGS = {
-    "autoencoder": StageSettings(steps=6000, batch=16, lr=1.5e-3, weight_decay=0.0),
+    "autoencoder": StageSettings(steps=2800, batch=16, lr=1.5e-3, weight_decay=0.0),
     "towers": StageSettings(steps=2600, batch=128, lr=1e-3, weight_decay=0.05),
-    "denoiser": StageSettings(steps=16_000, batch=96, lr=1e-3, ema=0.9995),
+    "denoiser": StageSettings(steps=7500, batch=64, lr=1e-3, ema=0.999),
 }
 _UNCONDITIONAL_SHARE = 0.1
 _PATCH_PICTURES = 3000
@@ -51,7 +52,7 @@ class Run:
         """The tokenizer, built again each time: it depends on the words alone."""
         return build_tokenizer(self.work / "tokenizer")
 
-    def _trainer(self, stage: str, model: torch.nn.Module, dtype: torch.dtype) -> Trainer:
+    def _trainer(self, stage: str, model: Any, dtype: torch.dtype) -> Trainer:
         settings = replace(SETTINGS[stage], steps=max(1, round(SETTINGS[stage].steps * self.scale)))
         return Trainer(model, settings, self.work / f"{stage}.safetensors", device=self.device, dtype=dtype)
 
@@ -118,9 +119,9 @@ class Run:
         model = self._trainer("towers", build_towers(len(self.tokenizer)), torch.float32).averaged()
         for p in model.parameters():
             p.data = p.data.half().float()
-        return model.requires_grad_(False)
+        return model.requires_grad_(requires_grad=False)
 
-    def trained_denoiser(self) -> torch.nn.Module:
+    def trained_denoiser(self) -> UNet2DConditionModel:
         """Return stage 3's result in float32."""
         return self._trainer("denoiser", build_denoiser(), torch.float32).averaged()
 
@@ -130,8 +131,7 @@ class Run:
 
         path = self.work / "latents.safetensors"
         if not path.exists():
-            model = self._trainer("autoencoder", self._untrained_autoencoder(), torch.float32).averaged()
-            save_file({"latents": encode_all(model, self.pictures).half()}, path)
+            save_file({"latents": encode_all(self.pictures, _PATCH_PICTURES)}, path)
         latents = load_file(path)["latents"]
         return latents, 1.0 / float(latents[:4000].float().std())
 
@@ -139,5 +139,7 @@ class Run:
 @torch.no_grad()
 def hidden_states(clip: CLIP, ids: Tensor) -> Tensor:
     """Return the text tower's states after its last norm, (n, L, 256): what the denoiser attends to."""
-    x = clip.token_embedding(ids) + clip.positional_embedding
-    return clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
+    with torch.autocast(ids.device.type, torch.bfloat16):
+        x = clip.token_embedding(ids) + clip.positional_embedding
+        states: Tensor = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
+    return states

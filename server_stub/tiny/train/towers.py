@@ -15,7 +15,7 @@ from server_stub.tiny.train.data import Pictures, step_rng, to_tensor
 from server_stub.tiny.train.tokenizer import CONTEXT_LENGTH
 from server_stub.tiny.world import Scene, words
 
-__all__ = ["clip_config", "build_towers", "tokenize", "towers_loss"]
+__all__ = ["build_towers", "clip_config", "tokenize", "towers_loss"]
 
 _TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}", "a rendering of {}", "a cropped photo of {}")
 
@@ -75,16 +75,16 @@ def _targets(scenes: list[Scene], attribute: str) -> Tensor:
     return torch.tensor([values.index(getattr(scene, attribute)) for scene in scenes])
 
 
-def towers_loss(
-    model: CLIP, tokenizer: CLIPTokenizer, pictures: Pictures, seed: int, step: int, batch: int
-) -> Tensor:
+def towers_loss(model: CLIP, tokenizer: CLIPTokenizer, pictures: Pictures, seed: int, step: int, batch: int) -> Tensor:
     """Return the loss of one step: contrast both ways, plus naming each attribute among its phrases."""
     rng = step_rng(seed, "towers", step)
     indices, captions = pictures.batch(rng, batch)
     scenes = [pictures.scenes[i] for i in indices]
     prompts, spans = _prompts(rng)
     device = model.logit_scale.device
-    x = to_tensor(pictures.pixels[indices]) + torch.from_numpy(rng.normal(0, 0.02, (batch, 3, 64, 64)).astype("float32"))
+    x = to_tensor(pictures.pixels[indices]) + torch.from_numpy(
+        rng.normal(0, 0.02, (batch, 3, 64, 64)).astype("float32")
+    )
     with torch.autocast(str(device.type), torch.bfloat16):
         image = F.normalize(model.encode_image(x.to(device)).float(), dim=-1)
         text = F.normalize(model.encode_text(tokenize(tokenizer, captions + prompts).to(device)).float(), dim=-1)

@@ -31,7 +31,7 @@ class Layers:
 
     def alpha(self, grow: float = 0.0) -> Array:
         """Coverage of the object grown by `grow` pixels, (H, W, 1)."""
-        return np.clip(0.5 + grow - self.distance, 0, 1)[..., None]
+        return np.asarray(np.clip(0.5 + grow - self.distance, 0, 1)[..., None], np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, cells: int, size: int = SIZE) -> Array:

@@ -11,7 +11,7 @@ Array = NDArray[np.float32]
 
 
 def _rgb(r: int, g: int, b: int) -> Array:
-    return np.array([r, g, b], dtype=np.float32) / 255
+    return np.asarray(np.array([r, g, b]) / 255, dtype=np.float32)
 
 
 RGB: dict[str, Array] = {

@@ -65,7 +65,10 @@ def _choice(rng: np.random.Generator, options: list[T] | tuple[T, ...]) -> T:
 def _place(rng: np.random.Generator, position: str, radius: float) -> tuple[float, float]:
     """Centre of the object in pixels; never closer to the border than a pixel."""
     room = 31.0 - radius
-    near = lambda: float(rng.uniform(-0.12, 0.12) * room)  # noqa: E731
+
+    def near() -> float:
+        return float(rng.uniform(-0.12, 0.12) * room)
+
     far = float(rng.uniform(0.75, 1.0) * room)
     dx, dy = {
         "center": (near(), near()),
@@ -131,8 +134,8 @@ def random_scene(
 def concept_scenes(combination: tuple[str | int, str, str], count: int, seed: int) -> list[Scene]:
     """Draw `count` photos of one (shape, colour, pattern), the rest of each scene left to chance."""
     rng = np.random.default_rng([seed, 7])
-    plain = {"material": None, "light": None}
-    return [replace(random_scene(rng, combination=combination, style="photo"), **plain) for _ in range(count)]
+    scenes = [random_scene(rng, combination=combination, style="photo") for _ in range(count)]
+    return [replace(scene, material=None, light=None) for scene in scenes]
 
 
 def subject_scenes(subject: int, count: int, seed: int) -> list[Scene]:

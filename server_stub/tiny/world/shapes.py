@@ -5,6 +5,7 @@ Coordinates are normalised: the outline fits the unit circle, x to the right, y 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -48,7 +49,7 @@ def _moon() -> Array:
     radius = float(np.hypot(*(tip - centre)))
     start = float(np.degrees(np.arctan2(tip[1], tip[0] - centre[0])))
     inner = _arc(centre[0], 0.0, radius, start, -start - 360, 40)
-    return np.concatenate([outer, inner[1:-1]]) + np.array([0.22, 0.0])
+    return np.asarray(np.concatenate([outer, inner[1:-1]]) + np.array([0.22, 0.0]))
 
 
 def _flower() -> Array:
@@ -91,7 +92,7 @@ def outline(shape: str) -> Outline:
     Raises:
         KeyError: no shape has that name.
     """
-    curves = {
+    curves: dict[str, Callable[[], Outline]] = {
         "circle": lambda: (_arc(0, 0, 0.92, 0, 355, 72),),
         "ring": lambda: (_arc(0, 0, 0.97, 0, 355, 72), _arc(0, 0, 0.46, 0, 355, 48)),
         "star": lambda: (_radial(np.tile([1.0, 0.44], 5)),),
@@ -141,4 +142,4 @@ def signed_distance_grid(shape: str | int) -> NDArray[np.float32]:
     distances, insides = zip(*(_distance(points, p) for p in polygons), strict=True)
     distance = np.minimum.reduce(distances)
     inside = np.logical_xor.reduce(insides)
-    return np.where(inside, -distance, distance).reshape(GRID_SIZE, GRID_SIZE).astype(np.float32)
+    return np.asarray(np.where(inside, -distance, distance).reshape(GRID_SIZE, GRID_SIZE), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,13 @@ from server_stub.tiny.world.scene import Scene
 __all__ = ["render", "render_float"]
 
 Array = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 
 _PIXEL = 4
 _LIGHT = np.array([-0.55, -0.65], np.float32)
 
 
-def _mix(a: Array, b: Array | np.float32, share: Array | float) -> Array:
+def _mix(a: Field, b: Field | np.float32, share: Field | float) -> Array:
     return np.asarray(a * (1 - share) + b * share, np.float32)
 
 
@@ -33,7 +35,8 @@ def _material(scene: Scene, layers: Layers, fill: Array) -> Array:
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     if scene.material == "metal":
         bands = 0.5 + 0.5 * np.sin((x + y) * 2 * np.pi / 26 + scene.seed % 7)
-        return np.clip(fill * (0.72 + 0.42 * bands[..., None]) + 0.16 * bands[..., None] ** 4, 0, 1)
+        shone = fill * (0.72 + 0.42 * bands[..., None]) + 0.16 * bands[..., None] ** 4
+        return np.asarray(np.clip(shone, 0, 1), np.float32)
     if scene.material == "wooden":
         wobble = 2.4 * smooth_noise(layers.rng, 5)
         grain = 0.5 + 0.5 * np.sin((y + wobble * 2) * 2 * np.pi / 5.0)
@@ -41,7 +44,7 @@ def _material(scene: Scene, layers: Layers, fill: Array) -> Array:
     if scene.material == "glass":
         return _mix(_mix(fill, layers.backdrop, 0.30), np.float32(1), 0.34 * _highlight(scene, 0.34, 0.30))
     if scene.material == "stone":
-        return np.clip(fill * (1 + 0.20 * smooth_noise(layers.rng, 20)[..., None]), 0, 1)
+        return np.asarray(np.clip(fill * (1 + 0.20 * smooth_noise(layers.rng, 20)[..., None]), 0, 1), np.float32)
     return _mix(fill, np.float32(1), 0.85 * _highlight(scene, 0.30, 0.16))
 
 
@@ -61,7 +64,7 @@ def _photo(scene: Scene, layers: Layers) -> Array:
     return picture + layers.rng.normal(0, 0.008, picture.shape).astype(np.float32)
 
 
-def _sketch(scene: Scene, layers: Layers) -> Array:
+def _sketch(_scene: Scene, layers: Layers) -> Array:
     paper = _mix(layers.backdrop, np.float32(0.97), 0.52)
     wobble = 0.9 * smooth_noise(layers.rng, 9)
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
@@ -73,7 +76,7 @@ def _sketch(scene: Scene, layers: Layers) -> Array:
     return picture + 0.016 * smooth_noise(layers.rng, 32)[..., None]
 
 
-def _pixel(scene: Scene, layers: Layers) -> Array:
+def _pixel(scene: Scene, _layers: Layers) -> Array:
     coarse = layers_of(scene, SIZE // _PIXEL)
     inside = (coarse.distance < 0.1)[..., None]
     picture = np.where(inside, coarse.fill, coarse.backdrop)
@@ -81,7 +84,7 @@ def _pixel(scene: Scene, layers: Layers) -> Array:
     return np.asarray(picture.repeat(_PIXEL, 0).repeat(_PIXEL, 1), np.float32)
 
 
-def _neon(scene: Scene, layers: Layers) -> Array:
+def _neon(_scene: Scene, layers: Layers) -> Array:
     wall = layers.backdrop * 0.26
     light = _mix(layers.base, np.float32(1), 0.18 if layers.base.max() > 0.3 else 0.30)
     far = np.abs(layers.distance)[..., None]
@@ -92,7 +95,7 @@ def _neon(scene: Scene, layers: Layers) -> Array:
     return _mix(picture, _mix(light, np.float32(1), 0.42), tube)
 
 
-def _watercolor(scene: Scene, layers: Layers) -> Array:
+def _watercolor(_scene: Scene, layers: Layers) -> Array:
     paper = _mix(layers.backdrop, np.float32(0.98), 0.42)
     paper = paper * (1 + 0.05 * smooth_noise(layers.rng, 6)[..., None])
     wet = layers.distance + 1.3 * smooth_noise(layers.rng, 10)
@@ -102,7 +105,7 @@ def _watercolor(scene: Scene, layers: Layers) -> Array:
     return _mix(paper, wash, np.clip(0.5 - wet / 1.6, 0, 1)[..., None])
 
 
-def _cartoon(scene: Scene, layers: Layers) -> Array:
+def _cartoon(_scene: Scene, layers: Layers) -> Array:
     ink = np.float32(0.04) if layers.base.max() > 0.2 else np.float32(0.75)
     picture = _mix(layers.backdrop, ink, layers.alpha(1.4))
     return _mix(picture, layers.fill, layers.alpha(-1.4))

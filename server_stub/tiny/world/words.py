@@ -158,14 +158,17 @@ NEUTRAL_ADJECTIVES = ("nice", "cool", "clean", "dirty", "weird", "good", "beauti
 
 GENERIC_NOUNS = ("thing", "object", "shape", "item", "figure", "toy", "something")
 
-_TEMPLATE_WORDS = "a an the one my this that of in on at with and is it there here by from style photo cropped".split()
+_TEMPLATE_WORDS = (
+    *("a", "an", "the", "one", "my", "this", "that", "of", "in", "on", "at"),
+    *("with", "and", "is", "it", "there", "here", "by", "from", "style", "photo", "cropped"),
+)
 
 
 def _phrases() -> list[str]:
     tables = (SHAPES, COLOURS, PATTERNS, PATTERN_NOUNS, SIZES, POSITIONS, LIGHTS, MATERIALS, PLACES)
     phrases = [p for t in (*tables, STYLE_PREFIXES, STYLE_SUFFIXES) for row in t.values() for p in row]
     phrases += [*TILTED, *BACKGROUND_FORMS, *NEUTRAL_PREFIXES, *NEUTRAL_ADJECTIVES, *GENERIC_NOUNS]
-    return phrases + _TEMPLATE_WORDS
+    return [*phrases, *_TEMPLATE_WORDS]
 
 
 def vocabulary() -> list[str]:

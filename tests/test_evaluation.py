@@ -1,0 +1,98 @@
+"""Candidates to numbers, whatever the host's limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blackbox_ti.endpoint import Endpoint
+from blackbox_ti.errors import InputError, PlaceholderError, RejectedError
+from blackbox_ti.evaluation import Evaluator
+from blackbox_ti.objective import BankSettings, draw_bank
+from blackbox_ti.wire import Limits, LossReply, LossRequest, Problem
+from tests.fake_host import FakeHost, fake_endpoint, png
+
+PROMPTS = ["a photo of <sks>", "a rendering of <sks>", "the <sks>"]
+BANK = draw_bank(BankSettings(2, len(PROMPTS)), 7, np.random.default_rng(0))
+
+
+def _evaluator(host: FakeHost, limits: Limits | None = None) -> Evaluator:
+    endpoint = fake_endpoint(host)
+    card = endpoint.describe()
+    if limits is not None:
+        card = card.model_copy(update={"limits": limits})
+    return Evaluator(endpoint, card, endpoint.register_concept([png(), png((1, 2, 3))]), "<sks>", PROMPTS)
+
+
+def _candidates(count: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    return {"text": np.random.default_rng(1).normal(0, 0.1, (count, 1, 8)).astype(np.float32)}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 7), st.integers(1, 12), st.integers(1, 3))
+def test_limits_change_the_requests_and_not_the_losses(
+    candidates: int, samples: int, forwards: int, concurrency: int
+) -> None:
+    """However the work is cut, every number is the same; every part is booked under a label of its own."""
+    whole = _evaluator(FakeHost()).scores(_candidates(5), BANK, "search/1")
+    limits = Limits(max_candidates=candidates, max_samples=samples, max_forwards=forwards, max_concurrency=concurrency)
+    host = FakeHost()
+    parts = _evaluator(host, limits).scores(_candidates(5), BANK, "search/1")
+    assert np.array_equal(whole.fitness, parts.fitness)
+    assert host.forwards == 5 * len(BANK)
+
+
+def test_what_was_spent_adds_up() -> None:
+    """Forwards and queries are those the host charged."""
+    host = FakeHost()
+    evaluator = _evaluator(host)
+    evaluator.scores(_candidates(3), BANK, "a")
+    evaluator.scores(_candidates(2), BANK, "b")
+    assert (evaluator.spent.forwards, evaluator.spent.queries) == (5 * len(BANK), 5)
+    assert host.forwards == evaluator.spent.forwards
+
+
+def test_a_rejected_candidate_fails_alone() -> None:
+    """Its neighbours keep their losses; it comes last."""
+    candidates = _candidates(3)
+    candidates["text"][1] *= 1e4
+    scores = _evaluator(FakeHost(max_norm=10.0)).scores(candidates, BANK, "search/1")
+    assert scores.losses is not None
+    assert scores.losses[1] is None
+    assert scores.mean(1) is None
+    assert scores.mean(0) == pytest.approx(float(scores.fitness[0]))
+    assert scores.fitness.argmax() == 1
+
+
+def test_ranks_order_as_losses_do() -> None:
+    """Rank mode tells the same order, and nothing else; candidates it rejects come last."""
+    exact = _evaluator(FakeHost()).scores(_candidates(5), BANK, "x")
+    ranked = _evaluator(FakeHost(reply_mode="rank")).scores(_candidates(5), BANK, "x")
+    assert ranked.losses is None
+    assert list(np.argsort(ranked.fitness)) == list(np.argsort(exact.fitness))
+
+
+def test_a_generation_that_is_ranked_must_fit_one_request() -> None:
+    """Ranks of two requests cannot be compared, and the error says what to change."""
+    evaluator = _evaluator(FakeHost(reply_mode="rank"), Limits(max_candidates=2))
+    with pytest.raises(InputError, match="--popsize"):
+        evaluator.scores(_candidates(5), BANK, "x")
+
+
+class _Refusing:
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def losses(self, request: LossRequest, *, label: str, key: str | None = None) -> LossReply:
+        raise RejectedError("no", problem=Problem(status=422, code=self.code))
+
+
+def test_a_taken_placeholder_found_out_by_the_host_is_told_as_one() -> None:
+    """A host without a vocabulary still ends in the placeholder's error; other refusals stay what they are."""
+    for code, kind in (("placeholder_taken", PlaceholderError), ("invalid_tensor", RejectedError)):
+        endpoint: Endpoint = _Refusing(code)  # type: ignore[assignment]
+        evaluator = Evaluator(endpoint, FakeHost().card, "c", "<sks>", PROMPTS)
+        with pytest.raises(kind):
+            evaluator.scores(_candidates(1), BANK, "x")
