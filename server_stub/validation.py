@@ -70,6 +70,7 @@ def check_loss(request: LossRequest, card: ModelCard, engine: Engine, *, latents
     """
     limits = card.limits
     _within("samples", len(request.samples), limits.max_samples)
+    _within("prompts", len(request.prompts), limits.max_prompts)
     embeddings = _embeddings(request.embeddings, card)
     candidates, vectors = _extent(embeddings)
     _check_prompts(request.prompts, request.placeholder_token, vectors, limits, engine)
@@ -97,6 +98,7 @@ def check_images(request: ImagesRequest, card: ModelCard, engine: Engine, *, max
     """
     limits = card.limits
     _within("items", len(request.items), limits.max_images)
+    _within("prompts", len(request.prompts), limits.max_prompts)
     _within("steps", request.num_inference_steps, limits.max_steps)
     embeddings = _embeddings(request.embeddings, card)
     candidates, vectors = _extent(embeddings)
@@ -155,13 +157,12 @@ def _extent(embeddings: Mapping[str, Array]) -> tuple[int, int]:
 
 
 def _check_prompts(prompts: Sequence[str], placeholder: str, vectors: int, limits: Limits, engine: Engine) -> None:
-    """Refuse too many or too long prompts, and a placeholder that is a token or cannot be one."""
+    """Refuse prompts that are too long, and a placeholder that is a token or cannot be one."""
     if not _PLACEHOLDER.fullmatch(placeholder):
         detail = "the placeholder is 1 to 64 characters without spaces or control characters"
         raise ProblemError(ProblemCode.INVALID_REQUEST, detail)
     if engine.is_token(placeholder):
         raise ProblemError(ProblemCode.PLACEHOLDER_TAKEN, "the placeholder already is a token; choose another")
-    _within("prompts", len(prompts), limits.max_prompts + 1)
     longest = max(engine.prompt_tokens(prompt, placeholder, vectors) for prompt in set(prompts))
     _within("prompt tokens", longest, limits.max_prompt_tokens)
 

@@ -92,6 +92,7 @@ def test_a_request_of_bad_candidates_alone_costs_nothing(app: Served) -> None:
         ({"placeholder_token": "two words"}, 422, "invalid_request"),
         ({"prompts": ["a " * 30 + "<sks>"]}, 422, "limit_exceeded"),
         ({"prompts": []}, 422, "invalid_request"),
+        ({"prompts": ["<sks>"] * 65}, 422, "limit_exceeded"),
         ({"embeddings": {}}, 422, "invalid_request"),
         ({"embeddings": {"other": embeddings(np.ones((1, 1, DIM)))["text"]}}, 422, "invalid_tensor"),
         ({"embeddings": embeddings(np.ones((1, 1, DIM + 1)))}, 422, "invalid_tensor"),
@@ -179,6 +180,7 @@ def test_a_bad_candidates_picture_is_null(app: Served) -> None:
     ("changes", "code"),
     [
         ({"num_inference_steps": 101}, "limit_exceeded"),
+        ({"prompts": ["<sks>"] * 65}, "limit_exceeded"),
         ({"height": 20}, "invalid_request"),
         ({"width": 4096}, "limit_exceeded"),
         ({"items": [{"candidate": 2, "prompt": 0, "seed": 1}]}, "invalid_request"),

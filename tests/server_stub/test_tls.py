@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from blackbox_ti.errors import InputError
 from server_stub.settings import Settings
@@ -54,3 +60,13 @@ def test_a_file_without_a_certificate_is_refused(tmp_path: Path) -> None:
     assert certificate_der(pair.certificate.read_bytes())[:1] == b"\x30"
     with pytest.raises(InputError, match="no certificate"):
         certificate_der(pair.key.read_bytes())
+
+
+def test_an_encrypted_key_is_refused_instead_of_asked_about(tmp_path: Path) -> None:
+    """A key under a password ends in an input error; nothing waits at a terminal."""
+    pair = Authority(tmp_path, "authority").issue("127.0.0.1")
+    key = load_pem_private_key(pair.key.read_bytes(), None)
+    locked = BestAvailableEncryption(b"password")
+    pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    with pytest.raises(InputError, match="unencrypted"):
+        server_context(Settings(tls_cert=pair.certificate, tls_key=pair.key))
