@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import httpx
 
 from blackbox_ti.errors import InputError
 
-__all__ = ["ConnectionOptions", "checked_url", "open_client", "tls_context"]
+__all__ = ["ConnectionOptions", "checked_url", "open_client", "timeouts", "tls_context"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +27,24 @@ class ConnectionOptions:
     ca_file: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     trust_env: bool = False
     allow_http: bool = False
     connect_timeout: float = 10.0
     read_timeout: float = 300.0
     write_timeout: float = 60.0
     max_connections: int = 32
+
+
+def timeouts(options: ConnectionOptions, remaining: float) -> httpx.Timeout:
+    """Return the timeouts of an attempt that may take no longer than `remaining` seconds in any of its steps."""
+    remaining = max(0.001, remaining)
+    return httpx.Timeout(
+        connect=min(options.connect_timeout, remaining),
+        read=min(options.read_timeout, remaining),
+        write=min(options.write_timeout, remaining),
+        pool=remaining,
+    )
 
 
 def checked_url(url: str, *, allow_http: bool = False) -> str:
@@ -55,30 +67,30 @@ def checked_url(url: str, *, allow_http: bool = False) -> str:
     return str(parsed).rstrip("/")
 
 
-def open_client(options: ConnectionOptions, http: httpx.BaseTransport | None = None) -> httpx.Client:
-    """Return a client that follows no redirects; `http` replaces the sockets.
+def open_client(
+    options: ConnectionOptions, http: httpx.BaseTransport | None = None, *, tls: bool = True
+) -> httpx.Client:
+    """Return a client that follows no redirects and keeps no cookies; `http` replaces the sockets.
+
+    Without `tls` no authority is read from disk, and so none is trusted should TLS come up after all.
 
     Raises:
         InputError: a TLS file or the proxy's address cannot be used.
     """
     try:
-        return httpx.Client(
+        client = httpx.Client(
             transport=http,
-            verify=tls_context(options),
+            verify=tls_context(options) if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             proxy=options.proxy,
             trust_env=options.trust_env,
             follow_redirects=False,
-            timeout=httpx.Timeout(
-                connect=options.connect_timeout,
-                read=options.read_timeout,
-                write=options.write_timeout,
-                pool=options.read_timeout,
-            ),
             limits=httpx.Limits(max_connections=options.max_connections),
             headers={"User-Agent": f"blackbox-ti/{version('blackbox-ti')}"},
         )
+        client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     except (httpx.InvalidURL, ValueError, ImportError) as error:
         raise InputError("the proxy's address cannot be used") from error
+    return client
 
 
 def tls_context(options: ConnectionOptions) -> ssl.SSLContext:

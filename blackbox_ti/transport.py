@@ -21,7 +21,7 @@ import tenacity
 from pydantic import SecretStr
 
 from blackbox_ti.attempt import Attempt, Call, Effect, Reply
-from blackbox_ti.connection import ConnectionOptions, checked_url, open_client
+from blackbox_ti.connection import ConnectionOptions, checked_url, open_client, timeouts
 from blackbox_ti.errors import AuthError, BlackboxTIError, ConnectError, OverloadedError, ProtocolError, WireError
 from blackbox_ti.problems import error_from, is_retryable, parse_problem, printable
 from blackbox_ti.retry import RetryPolicy, backoff, requested_wait
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _MAX_PROBLEM_BYTES: Final = 65_536
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_OLD_TLS: Final = {"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"}
 _MALFORMED: Final = (httpx.RemoteProtocolError, httpx.DecodingError, ProtocolError, WireError)
 
 
@@ -98,7 +99,9 @@ class Transport:
         options = options or ConnectionOptions()
         self.url = checked_url(url, allow_http=options.allow_http)
         self.policy = policy or RetryPolicy()
-        self._client = open_client(options, http)
+        self._options = options
+        tls = self.url.startswith("https") or options.proxy is not None or options.trust_env
+        self._client = open_client(options, http, tls=tls)
         self._api_key = api_key
         self._on_attempt = on_attempt
         self._rng = rng if rng is not None else np.random.default_rng()
@@ -150,7 +153,12 @@ class Transport:
         """Send, receive and parse, with every failure turned into a `_FailedAttempt` by one table."""
         try:
             with self._client.stream(
-                call.method, self.url + call.path, content=call.body, headers=self._headers(call), params=call.query
+                call.method,
+                self.url + call.path,
+                content=call.body,
+                headers=self._headers(call),
+                params=call.query,
+                timeout=timeouts(self._options, deadline - self._clock()),
             ) as response:
                 self._read_head(response, tally)
                 reply = self._read_body(response, call, tally, deadline)
@@ -285,6 +293,8 @@ def _tls_error(error: BaseException) -> BlackboxTIError | None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = printable(cause.verify_message)
             return ConnectError(f"the host's certificate is not accepted ({why}); give its CA, or the right address")
+        if isinstance(cause, ssl.SSLError) and (cause.reason or "") in _OLD_TLS:
+            return ConnectError("the host speaks no version of TLS in use today (1.2 or later)")
         if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
             return AuthError("the host broke off the TLS handshake; it may ask for a client certificate")
         cause = cause.__cause__ or cause.__context__

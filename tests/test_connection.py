@@ -4,8 +4,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from blackbox_ti.connection import ConnectionOptions, checked_url, open_client, tls_context
+from blackbox_ti.connection import ConnectionOptions, checked_url, open_client, timeouts, tls_context
 from blackbox_ti.errors import InputError
 
 
@@ -89,3 +91,32 @@ def test_a_proxy_that_is_no_address_is_an_input_error() -> None:
     """A proxy's address is checked at once."""
     with pytest.raises(InputError, match="proxy"):
         open_client(ConnectionOptions(proxy="nonsense://proxy"))
+
+
+def test_a_proxys_password_does_not_print() -> None:
+    """Options can be logged without giving the proxy's credentials away."""
+    assert "planted" not in repr(ConnectionOptions(proxy="http://user:planted@proxy:3128"))
+
+
+def test_a_hosts_cookies_are_not_kept() -> None:
+    """No host can mark a client and know it again."""
+    seen: list[httpx.Headers] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers)
+        return httpx.Response(200, headers={"Set-Cookie": "mark=1; Path=/"})
+
+    with open_client(ConnectionOptions(), httpx.MockTransport(answer)) as client:
+        client.get("http://127.0.0.1/")
+        client.get("http://127.0.0.1/")
+    assert len(seen) == 2
+    assert not any("cookie" in headers for headers in seen)
+
+
+@given(st.floats(-10, 1000))
+def test_no_step_of_an_attempt_outlasts_the_deadline(remaining: float) -> None:
+    """Every timeout is what was set or what is left, whichever is less, and never none."""
+    options = ConnectionOptions(connect_timeout=10, read_timeout=300, write_timeout=60)
+    told = timeouts(options, remaining)
+    left = max(0.001, remaining)
+    assert (told.connect, told.read, told.write, told.pool) == (min(10, left), min(300, left), min(60, left), left)

@@ -329,3 +329,13 @@ def test_a_port_that_speaks_something_else_is_a_protocol_error() -> None:
             transport.send(POST, lambda reply: reply.body)
         transport.close()
         server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_host_that_never_answers_is_given_up_at_the_deadline() -> None:
+    """Over real sockets, silence ends with the deadline, however patient the read timeout is."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        transport = Transport(f"http://127.0.0.1:{port}", policy=RetryPolicy(deadline=0.3))
+        with pytest.raises(OverloadedError, match="in time"):
+            transport.send(POST, lambda reply: reply.body)
+        transport.close()

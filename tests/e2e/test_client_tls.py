@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from blackbox_ti.connection import ConnectionOptions
-from blackbox_ti.errors import AuthError, ConnectError, EndpointError
+from blackbox_ti.errors import AuthError, ConnectError
 from blackbox_ti.http_endpoint import HttpEndpoint
 from tests.fake_host import FakeHost
 from tests.server_stub.certificates import Authority, Pair
@@ -119,7 +119,12 @@ def test_a_client_certificate_lets_in_and_its_lack_does_not(authority: Authority
             describe(url, ConnectionOptions(ca_file=authority.certificate))
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1")
 def test_old_tls_is_refused(authority: Authority) -> None:
     """A host that speaks nothing newer than TLS 1.1 is not talked to."""
-    with tls_host(authority.issue("127.0.0.1"), newest=ssl.TLSVersion.TLSv1_1) as url, pytest.raises(EndpointError):
-        describe(url, ConnectionOptions(ca_file=authority.certificate))
+    options = ConnectionOptions(ca_file=authority.certificate)
+    with (
+        tls_host(authority.issue("127.0.0.1"), newest=ssl.TLSVersion.TLSv1_1) as url,
+        pytest.raises(ConnectError, match="no version of TLS"),
+    ):
+        describe(url, options)
