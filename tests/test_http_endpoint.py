@@ -6,14 +6,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from blackbox_ti.attempt import Attempt
 from blackbox_ti.errors import (
     AuthError,
     BudgetSpentError,
     ConnectError,
+    EndpointError,
     ProtocolError,
     RejectedError,
+    WireError,
 )
 from blackbox_ti.replies import canonical_bytes
 from blackbox_ti.wire import ImageItem, ImagesRequest, decode_tensor, encode_tensor
@@ -267,3 +271,50 @@ def test_a_concepts_id_cannot_leave_its_path() -> None:
 
     fake_endpoint(http=httpx.MockTransport(answer)).delete_concept("../../v1/usage?x#y")
     assert seen == ["/v1/concepts/..%2F..%2Fv1%2Fusage%3Fx%23y"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+PLACES = [
+    ("candidates",),
+    ("candidates", 0),
+    ("losses",),
+    ("losses", "dtype"),
+    ("losses", "shape"),
+    ("losses", "shape", 0),
+    ("losses", "data"),
+    ("ranking",),
+    ("rejected",),
+    ("charge",),
+    ("charge", "forwards"),
+    ("charge", "price_micros"),
+    ("charge", "receipt"),
+    ("charge", "receipt", "sequence"),
+    ("charge", "receipt", "hash"),
+]
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(PLACES), JSON)
+def test_a_reply_spoiled_anywhere_is_refused_or_says_the_same(place: tuple[str | int, ...], value: Any) -> None:
+    """Whatever stands in any place of a reply, the caller gets the true losses at the true price or a typed error."""
+    host = FakeHost()
+    request = loss_request("c", np.zeros((2, 1, 8)))
+    host.concepts["c"] = 1
+    truth = fake_endpoint(host).losses(request, label="x", key="k")
+
+    def spoil(body: dict[str, Any]) -> None:
+        inner: Any = body
+        for step in place[:-1]:
+            inner = inner[step]
+        inner[place[-1]] = value
+
+    try:
+        reply = fake_endpoint(http=tampered(host, "/v1/loss", spoil)).losses(request, label="x", key="k")
+    except (EndpointError, WireError):
+        return
+    assert (reply.candidates, reply.losses) == (truth.candidates, truth.losses)
+    assert reply.charge.model_copy(update={"receipt": None}) == truth.charge.model_copy(update={"receipt": None})
