@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -121,9 +122,8 @@ def _optimize(args: argparse.Namespace) -> int:
     settings = _settings(args)
     check_folder(args.out)
     clip = _clip(args.clip)
-    probe = _connect(args)
-    concept = load_concept(args.images, probe.describe().resolution)
-    probe.close()
+    with contextlib.closing(_connect(args)) as probe:
+        concept = load_concept(args.images, probe.describe().resolution)
     caps = Caps(forwards=settings.max_forwards)
     with run_endpoint(args.out, lambda hook: _connect(args, on_attempt=hook), settings, concept, caps) as endpoint:
         result = invert(
@@ -173,8 +173,7 @@ def _add_generate(commands: Any) -> None:
 def _generate(args: argparse.Namespace) -> int:
     if args.count < 1:
         raise InputError("--count is at least 1")
-    endpoint = _connect(args)
-    try:
+    with contextlib.closing(_connect(args)) as endpoint:
         embedding = load_embedding(args.embedding, endpoint.describe().encoders)
         word = args.placeholder_token or stored_placeholder(args.embedding)
         seeds = range(args.seed, args.seed + args.count)
@@ -188,8 +187,6 @@ def _generate(args: argparse.Namespace) -> int:
             guidance_scale=args.guidance_scale,
             negative_prompt=args.negative_prompt,
         )
-    finally:
-        endpoint.close()
     args.out.mkdir(parents=True, exist_ok=True)
     paths = []
     for p, row in enumerate(pictures):

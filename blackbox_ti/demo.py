@@ -115,7 +115,8 @@ def run_demo(out: Path, *, seed: int, max_forwards: int, console: Console) -> di
     settings = InversionSettings(seed=seed, max_forwards=max_forwards)
     clip = Clip(CLIP_DIR)
     with demo_server() as url:
-        concept = load_concept(out / "references", HttpEndpoint(url).describe().resolution)
+        with contextlib.closing(HttpEndpoint(url)) as probe:
+            concept = load_concept(out / "references", probe.describe().resolution)
         caps = Caps(forwards=max_forwards + _PICTURE_FORWARDS)
         with run_endpoint(run, lambda hook: HttpEndpoint(url, on_attempt=hook), settings, concept, caps) as endpoint:
             result = invert(

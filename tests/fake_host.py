@@ -1,6 +1,6 @@
 """A host without a model: it speaks the protocol over `httpx.MockTransport`, its losses a seeded quadratic.
 
-    loss(e, sample) = 0.25 + (0.5 + t) * mean((e - target)**2) + 0.05 * noise(image, prompt, seed)
+    loss(e, sample) = 0.25 + (0.5 + t) * mean((e - target)**2) + 0.05 * noise(image, seed)
 
 `target` and the noise are drawn from the host's seed and the sample, so the same question has the same answer.
 """
@@ -243,7 +243,7 @@ class FakeHost:
 
     def loss(self, embedding: NDArray[np.float32], sample: Sample) -> float:
         """Return one candidate's loss on one sample: embedding (T, D)."""
-        noise = np.random.default_rng([self.seed, sample.image, sample.prompt, sample.seed]).normal()
+        noise = np.random.default_rng([self.seed, sample.image, sample.seed]).normal()
         distance = float(np.mean((embedding.astype(np.float64) - self.target) ** 2))
         return 0.25 + (0.5 + sample.t) * distance + 0.05 * float(noise)
 

@@ -30,7 +30,7 @@ def _candidates(count: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np
     return {"text": np.random.default_rng(1).normal(0, 0.1, (count, 1, 8)).astype(np.float32)}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 7), st.integers(1, 12), st.integers(1, 3))
 def test_limits_change_the_requests_and_not_the_losses(
     candidates: int, samples: int, forwards: int, concurrency: int

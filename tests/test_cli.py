@@ -1,0 +1,158 @@
+"""The command line, against a host of its own on loopback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from blackbox_ti.cli import main
+from tests.fake_host import FakeHost
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    """The host behind `url`."""
+    return FakeHost(dim=16)
+
+
+@pytest.fixture
+def url(host: FakeHost) -> Iterator[str]:
+    """The address of a real socket that hands every request to the fake host."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            target = f"http://{self.headers['Host']}{self.path}"
+            reply = host.handle(httpx.Request(self.command, target, headers=dict(self.headers), content=body))
+            self.send_response(reply.status_code)
+            for name, value in reply.headers.items():
+                if name.lower() != "content-length":
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(reply.content)))
+            self.end_headers()
+            self.wfile.write(reply.content)
+
+        do_GET = do_POST = do_DELETE = _answer  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of two pictures."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(2):
+        Image.new("RGB", (12, 10), (100 * i, 30, 30)).save(folder / f"{i}.png")
+    return folder
+
+
+def _optimize(url: str, images: Path, out: Path, *more: str) -> int:
+    common = ["--endpoint", url, "--images", str(images), "--out", str(out), "--dimension", "6"]
+    return main(["optimize", *common, "--max-forwards", "800", *more])
+
+
+def test_optimize_then_generate(
+    url: str, images: Path, tmp_path: Path, host: FakeHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A word is learned, its path printed on stdout and its progress on stderr; then pictures are made of it."""
+    assert _optimize(url, images, tmp_path / "run", "--initializer-token", "dog") == 0
+    told = capsys.readouterr()
+    embedding = told.out.strip()
+    assert Path(embedding).name == "learned_embeds.safetensors"
+    assert "forwards" in told.err
+    assert host.forwards <= 800
+    prompt = ["--prompt", "a sketch of <sks>", "--count", "2", "--num-inference-steps", "2"]
+    assert main(["generate", "--endpoint", url, "--embedding", embedding, *prompt, "--out", str(tmp_path / "p")]) == 0
+    paths = capsys.readouterr().out.split()
+    assert [Path(p).name for p in paths] == ["prompt0-seed0.png", "prompt0-seed1.png"]
+    for path in paths:
+        with Image.open(path) as picture:
+            assert picture.size == (8, 8)
+
+
+def test_json_is_one_object_on_stdout_and_quiet_is_quiet(
+    url: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine reads stdout; nobody is spoken to."""
+    assert _optimize(url, images, tmp_path / "run", "--json", "--quiet") == 0
+    told = capsys.readouterr()
+    record = json.loads(told.out)
+    assert record["heldout_loss_after"] < record["heldout_loss_before"]
+    assert Path(record["embedding"]).exists()
+    assert told.err == ""
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def test_each_mistake_has_a_clear_error_and_a_code_of_its_own(
+    url: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No pictures, a broken one, nobody there, not one of ours, a taken word, a small budget, a folder in use."""
+    empty, broken, used = tmp_path / "empty", tmp_path / "broken", tmp_path / "used"
+    for folder in (empty, broken, used):
+        folder.mkdir()
+    (broken / "x.png").write_bytes(b"no picture")
+    (used / "notes.txt").write_text("mine")
+    nobody = f"http://127.0.0.1:{_free_port()}"
+    out = tmp_path / "out"
+    cases = [
+        (_optimize(url, empty, out), 3, "no pictures"),
+        (_optimize(url, broken, out), 3, "x.png"),
+        (_optimize(nobody, images, out), 7, "127.0.0.1"),
+        (_optimize(f"{url}/elsewhere", images, out), 8, "not a Blackbox TI endpoint"),
+        (_optimize(url, images, out, "--placeholder-token", "cat"), 4, "already a token"),
+        (_optimize(url, images, tmp_path / "o2", "--max-forwards", "20"), 6, "one generation"),
+        (_optimize(url, images, used), 5, "in use"),
+        (_optimize(url, images, out, "--sigma", "-1"), 2, "--sigma"),
+        (_optimize(url, images, tmp_path / "o3", "--initializer-token", "zebra"), 2, "zebra"),
+    ]
+    told = capsys.readouterr().err
+    for code, expected, words in cases:
+        assert code == expected, words
+        assert words in told
+    assert "Traceback" not in told
+
+
+def test_the_same_command_again_goes_on_with_the_run(
+    url: str, images: Path, tmp_path: Path, host: FakeHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is charged twice; another command in the same folder is refused."""
+    assert _optimize(url, images, tmp_path / "run") == 0
+    spent = host.forwards
+    assert _optimize(url, images, tmp_path / "run") == 0
+    assert host.forwards == spent
+    assert _optimize(url, images, tmp_path / "run", "--seed", "9") == 13
+    assert "seed was 0, is 9" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The three jobs are there."""
+    with pytest.raises(SystemExit) as done:
+        main(["--help"])
+    assert done.value.code == 0
+    told = capsys.readouterr().out
+    assert all(c in told for c in ("optimize", "generate", "demo", "serve", "audit", "keys", "usage"))
