@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import diffusers.utils.logging as diffusers_logging
 import numpy as np
@@ -21,32 +21,36 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blackbox_ti.errors import InputError
-from blackbox_ti.wire import ImageItem, Sample
+from blackbox_ti.wire import ImageItem
 from server_stub.engine import EngineInfo, ImageJob, LossJob, Slice
 from server_stub.families import FAMILIES, Family
 from server_stub.fingerprint import fingerprint
 from server_stub.loss_work import LossWork, pad
 from server_stub.tiny import PIPELINE_DIR
+from server_stub.warm_up import measured_micro_batch, places_agree, warm_pictures
 
-__all__ = ["DTYPES", "DiffusersEngine", "pick_device"]
+__all__ = ["DTYPES", "DiffusersEngine", "MicroBatch", "pick_device"]
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEFAULT_MICRO_BATCH: Final = {"cpu": 8}
 _OTHER_MICRO_BATCH: Final = 16
-_WARM_UP_STEPS: Final = 5
+
+MicroBatch = int | Literal["auto"] | None
 
 
 class DiffusersEngine:
     """A diffusers pipeline behind the `Engine` protocol."""
 
     def __init__(
-        self, pipe: Any, *, model: str = "", micro_batch: int | None = None, resolution: int | None = None
+        self, pipe: Any, *, model: str = "", micro_batch: MicroBatch = None, resolution: int | None = None
     ) -> None:
         pipe.set_progress_bar_config(disable=True)
         identity = fingerprint(pipe)
         self.pipe = pipe
         self.device = torch.device(pipe.device)
-        self.micro_batch = micro_batch or _DEFAULT_MICRO_BATCH.get(self.device.type, _OTHER_MICRO_BATCH)
+        self._measures = micro_batch == "auto"
+        set_size = micro_batch if isinstance(micro_batch, int) else 0
+        self.micro_batch = set_size or _DEFAULT_MICRO_BATCH.get(self.device.type, _OTHER_MICRO_BATCH)
         self.family: Family = FAMILIES[type(pipe).__name__](pipe, resolution)
         self._encoders = {encoder.name: encoder for encoder in self.family.encoders}
         self._info = self._describe(model or type(pipe).__name__, identity)
@@ -58,7 +62,7 @@ class DiffusersEngine:
         *,
         device: str = "auto",
         dtype: str = "float32",
-        micro_batch: int | None = None,
+        micro_batch: MicroBatch = None,
         resolution: int | None = None,
         channels_last: bool = False,
         allow_pickle: bool = False,
@@ -66,6 +70,11 @@ class DiffusersEngine:
         variant: str | None = None,
     ) -> Self:
         """Return the engine of a local diffusers directory, a hub id, or the bundled model, `tiny`.
+
+        `micro_batch` is the number of rows of a denoiser pass: a number, by default one for the kind of device, or
+        `auto` to measure it at warm-up, which another start of the server may settle differently, and with it the last
+        bits of its losses. `resolution` is in pixels, by default the model's own. `channels_last` stores the
+        denoiser's convolutions that way, which some devices prefer.
 
         Weights come from safetensors files, unless `allow_pickle` lets pickled ones in as well. The libraries' warnings
         and progress bars are turned off for the process: warnings quote prompts.
@@ -171,24 +180,12 @@ class DiffusersEngine:
         return self._encoders[encoder].vocabulary()
 
     def warm_up(self) -> None:
-        """Run every code path once; where bits depend on the place in a micro-batch, make it one row."""
-        side = self.info.resolution
-        latents = self.encode_images([Image.new("RGB", (side, side))])
-        embeddings = {e.name: np.zeros((1, 1, e.dim), np.float32) for e in self.info.encoders}
-        if not self._places_agree(LossJob(latents, "<sks>", embeddings, ["<sks>"], [])):
-            self.micro_batch = 1
-        item = ImageItem(candidate=0, prompt=0, seed=0)
-        self.images(ImageJob("<sks>", embeddings, ["<sks>"], [item], _WARM_UP_STEPS, 2.0, "", side, side))
-
-    def _places_agree(self, job: LossJob) -> bool:
-        """Return whether a row has the same loss, bit for bit, in each place of a micro-batch."""
-        samples = [Sample(image=0, prompt=0, t=(i + 0.5) / self.micro_batch, seed=i) for i in range(self.micro_batch)]
-        losses = []
-        for turn in range(self.micro_batch):
-            turned = samples[turn:] + samples[:turn]
-            row = self.losses(LossJob(job.latents, job.placeholder_token, job.embeddings, job.prompts, turned))[0]
-            losses.append(np.roll(row, turn))
-        return all(np.array_equal(row, losses[0], equal_nan=True) for row in losses)
+        """Run every code path once, and settle the micro-batch: measured if asked for, halved until places agree."""
+        warm_pictures(self)
+        if self._measures:
+            self.micro_batch = measured_micro_batch(self)
+        while self.micro_batch > 1 and not places_agree(self):
+            self.micro_batch //= 2
 
     def _picture(self, job: ImageJob, item: ImageItem) -> Image.Image:
         vectors = {

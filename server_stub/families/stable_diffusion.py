@@ -48,7 +48,7 @@ class StableDiffusion(UNetFamily):
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         default = int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
         super().__init__(pipe, resolution or default)
-        self.name = "stable-diffusion-1" if self.prediction_type == "epsilon" else "stable-diffusion-2"
+        self.name = "stable-diffusion"
         self.encoders = [TextEncoder("text_encoder", pipe.text_encoder, pipe.tokenizer)]
 
     def encode_text(self, ids: Mapping[str, Tensor]) -> Conditioning:

@@ -1,0 +1,83 @@
+"""What an engine finds out about itself before it serves: how many rows a denoiser pass should have."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import Image
+
+from blackbox_ti.wire import ImageItem, Sample
+from server_stub.engine import ImageJob, LossJob, Slice
+
+if TYPE_CHECKING:
+    from server_stub.diffusers_engine import DiffusersEngine
+
+__all__ = ["measured_micro_batch", "places_agree", "warm_job", "warm_pictures"]
+
+_WORD: Final = "<sks>"
+_PICTURE_STEPS: Final = 5
+_SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+_GOOD_ENOUGH: Final = 0.95
+
+
+def warm_job(engine: DiffusersEngine, rows: int) -> LossJob:
+    """Return a loss job of one candidate and `rows` different samples of a blank picture."""
+    side = engine.info.resolution
+    latents = engine.encode_images([Image.new("RGB", (side, side))])
+    embeddings = {encoder.name: np.zeros((1, 1, encoder.dim), np.float32) for encoder in engine.info.encoders}
+    samples = [Sample(image=0, prompt=0, t=(i + 0.5) / rows, seed=i) for i in range(rows)]
+    return LossJob(latents, _WORD, embeddings, [_WORD], samples)
+
+
+def warm_pictures(engine: DiffusersEngine) -> None:
+    """Make one small run of the whole pipeline."""
+    job = warm_job(engine, 1)
+    side = engine.info.resolution
+    item = ImageItem(candidate=0, prompt=0, seed=0)
+    engine.images(ImageJob(_WORD, job.embeddings, [_WORD], [item], _PICTURE_STEPS, 2.0, "", side, side))
+
+
+def places_agree(engine: DiffusersEngine) -> bool:
+    """Return whether rows have the same losses, bit for bit, when they change places in a micro-batch.
+
+    Turning the rows by one compares each place with the next; larger turns and a reversal change the neighbours too.
+    """
+    size = engine.micro_batch
+    job = warm_job(engine, size)
+    expected = engine.losses(job)[0]
+    places = list(range(size))
+    orders = [places[turn:] + places[:turn] for turn in (1, size // 2)] + [places[::-1]]
+    for order in orders:
+        samples = [job.samples[i] for i in order]
+        losses = engine.losses(LossJob(job.latents, _WORD, job.embeddings, job.prompts, samples))[0]
+        if not np.array_equal(losses, expected[order], equal_nan=True):
+            return False
+    return True
+
+
+def measured_micro_batch(engine: DiffusersEngine) -> int:
+    """Return the smallest of some sizes whose rate is within 5 % of the best, as measured on this machine now."""
+    rates: dict[int, float] = {}
+    for size in _SIZES:
+        engine.micro_batch = size
+        try:
+            rates[size] = _rate(engine, size)
+        except (MemoryError, RuntimeError):  # out of memory: larger sizes will be too
+            break
+        if rates[size] < _GOOD_ENOUGH * max(rates.values()):
+            break
+    return next((size for size, rate in rates.items() if rate >= _GOOD_ENOUGH * max(rates.values())), 1)
+
+
+def _rate(engine: DiffusersEngine, size: int, passes: int = 3) -> float:
+    """Return rows a second at a micro-batch of `size`, after a pass to warm up."""
+    work = engine.prepare(warm_job(engine, size))
+    engine.score([Slice(work, 0, size)])
+    engine.result(work)
+    started = time.perf_counter()
+    for _ in range(passes):
+        engine.score([Slice(work, 0, size)])
+    engine.result(work)
+    return passes * size / (time.perf_counter() - started)
