@@ -97,12 +97,13 @@ class HttpEndpoint:
     def describe(self) -> ModelCard:
         """Return the model card, asked afresh.
 
-        A wrong address is found out soon: three tries, where other calls go on until their deadline.
+        A wrong address is found out soon: until the host has answered once, three tries are all it gets.
 
         Raises:
             ProtocolError: what answers is not a Blackbox TI endpoint, or speaks another version of the protocol.
         """
-        patience = replace(self._transport.policy, max_malformed=3, max_unreachable=3)
+        policy = self._transport.policy
+        patience = policy if self._transport.answered else replace(policy, max_malformed=3, max_unreachable=3)
         try:
             card = self._get(ModelCard, "/v1/model", policy=patience)
         except (ProtocolError, RejectedError) as error:

@@ -64,7 +64,7 @@ class _FailedAttempt(Exception):  # noqa: N818 (control flow between the two lay
 
 
 class Transport:
-    """A host's address and the way to it; safe to call from many threads.
+    """A host's address and the way to it; safe to call from many threads. `answered`: whether any call ever worked.
 
     Args:
         url: the host's address, https unless it is on loopback.
@@ -103,6 +103,7 @@ class Transport:
         tls = self.url.startswith("https") or options.proxy is not None or options.trust_env
         self._client = open_client(options, http, tls=tls)
         self._api_key = api_key
+        self.answered = False
         self._on_attempt = on_attempt
         self._rng = rng if rng is not None else np.random.default_rng()
         self._sleep = sleep
@@ -146,6 +147,7 @@ class Transport:
             failed.retry_after = tally.retry_after
             self._tell(call, tally, error=failed.kind, effect=failed.effect)
             raise
+        self.answered = True
         self._tell(call, tally, error=None, effect="done")
         return value
 

@@ -164,6 +164,23 @@ def test_nobody_there_is_a_connect_error_after_three_tries() -> None:
     assert len(tries) == 3
 
 
+def test_a_host_that_was_there_is_waited_for() -> None:
+    """A host that answered before and is being restarted is no wrong address."""
+    host = FakeHost()
+    down = [0]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if down[0] > 0:
+            down[0] -= 1
+            raise httpx.ConnectError("refused")
+        return host.handle(request)
+
+    endpoint = fake_endpoint(http=httpx.MockTransport(answer))
+    endpoint.usage()
+    down[0] = 10
+    assert endpoint.describe() == host.card
+
+
 def test_a_wrong_key_is_an_auth_error() -> None:
     """A host that does not know the key is told apart from one that is not ours."""
     with pytest.raises(AuthError):

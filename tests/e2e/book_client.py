@@ -56,6 +56,7 @@ def run_calls(folder: Path, url: str, calls: int, begun: Callable[[], None] = la
     with Ledger(folder / "ledger.sqlite") as ledger:
         endpoint = BookedEndpoint(endpoint_at(url, ledger), ledger)
         ledger.begin(RunIdentity(endpoint="e2e", settings={"calls": calls}, pictures=[]), Caps())
+        endpoint.describe()
         concept = endpoint.register_concept([png()])
         begun()
         digest = digest_of([ask(endpoint, concept, n) for n in range(calls)])

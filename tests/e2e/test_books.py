@@ -130,12 +130,14 @@ def survive_server_kills(folder: Path, *, kills: int, calls: int) -> None:
     port = free_port()
     digests: list[str] = []
     url = f"http://127.0.0.1:{port}"
-    worker = threading.Thread(target=lambda: digests.append(run_calls(run, url, calls)))
     run = new(folder / "run")
+    begun = threading.Event()
+    worker = threading.Thread(target=lambda: digests.append(run_calls(run, url, calls, begun.set)))
     for kill in range(kills + 1):
         with server_in(folder / "server", port=port, seconds=0.01) as server:
             if kill == 0:
                 worker.start()
+                assert begun.wait(60)
             if kill < kills:
                 time.sleep(rng.uniform(0.05, 0.5))
                 server.kill()
