@@ -1,4 +1,4 @@
-"""Command line of the training: renders, trains the three stages, writes the weights; resumes where it stopped."""
+"""Command line of the training: renders, trains the stages, writes the weights; resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from server_stub.tiny import WEIGHTS_DIR
 from server_stub.tiny.train import stages
 
-STAGES = ("autoencoder", "towers", "denoiser", "export")
+STAGES = ("autoencoder", "towers", "eyes", "denoiser", "export")
 
 
 def main() -> None:

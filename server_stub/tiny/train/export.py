@@ -82,7 +82,7 @@ def _export_clip(clip: CLIP, tokenizer: CLIPTokenizer, directory: Path) -> None:
 
 def export(run: Run) -> None:
     """Write `pipeline/` and `clip/` under the run's `out`."""
-    clip, tokenizer = run.trained_towers().eval(), run.tokenizer
+    clip, tokenizer = run.finished_clip().eval(), run.tokenizer
     denoiser = run.trained_denoiser()
     denoiser.set_default_attn_processor()
     pipeline: Any = StableDiffusionPipeline(

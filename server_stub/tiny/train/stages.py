@@ -25,7 +25,8 @@ __all__ = ["SETTINGS", "Run"]
 SETTINGS = {
     "autoencoder": StageSettings(steps=2800, batch=16, lr=1.5e-3, weight_decay=0.0),
     "towers": StageSettings(steps=2600, batch=128, lr=1e-3, weight_decay=0.05),
-    "denoiser": StageSettings(steps=7500, batch=64, lr=1e-3, ema=0.999),
+    "eyes": StageSettings(steps=1000, batch=128, lr=4e-4, weight_decay=0.05, ema=0.995),
+    "denoiser": StageSettings(steps=6800, batch=64, lr=1e-3, ema=0.999),
 }
 _UNCONDITIONAL_SHARE = 0.1
 _PATCH_PICTURES = 3000
@@ -78,6 +79,19 @@ class Run:
         batch = trainer.settings.batch
         trainer.run(lambda step: towers_loss(trainer.model, self.tokenizer, self.pictures, self.seed, step, batch))
 
+    def eyes(self) -> None:
+        """Train the image tower on, alone, on other pictures: the denoiser needs the text tower to stay as it is."""
+        pictures = load_pictures(self.work, self.seed + 1, self.picture_count)
+        trainer = self._trainer("eyes", self._frozen_text(), torch.float32)
+        trainer.model.train()
+        batch = trainer.settings.batch
+        trainer.run(lambda step: towers_loss(trainer.model, self.tokenizer, pictures, self.seed + 1, step, batch))
+
+    def _frozen_text(self) -> CLIP:
+        clip = self.trained_towers()
+        clip.visual.requires_grad_(requires_grad=True)
+        return clip
+
     def denoiser(self) -> None:
         """Train stage 3 on the latents of stage 1 under the text tower of stage 2."""
         latents, scaling = self._latents()
@@ -117,6 +131,13 @@ class Run:
     def trained_towers(self) -> CLIP:
         """Return stage 2's result in float32, every weight one that float16 can hold."""
         model = self._trainer("towers", build_towers(len(self.tokenizer)), torch.float32).averaged()
+        for p in model.parameters():
+            p.data = p.data.half().float()
+        return model.requires_grad_(requires_grad=False)
+
+    def finished_clip(self) -> CLIP:
+        """Return the CLIP with stage 2's text tower and the image tower trained on, as float16 can hold it."""
+        model: CLIP = self._trainer("eyes", self._frozen_text(), torch.float32).averaged()
         for p in model.parameters():
             p.data = p.data.half().float()
         return model.requires_grad_(requires_grad=False)

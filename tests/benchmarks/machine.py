@@ -1,0 +1,26 @@
+"""What a benchmark ran on, printed with every figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+__all__ = ["machine"]
+
+_PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "cma")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def machine() -> dict[str, str]:
+    """Return processor, cores, Python and the packages that do the arithmetic."""
+    told = {"processor": _processor(), "cores": str(os.cpu_count()), "python": platform.python_version()}
+    return told | {package: version(package) for package in _PACKAGES}
