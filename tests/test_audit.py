@@ -210,6 +210,46 @@ def test_a_reply_no_attempt_brought_is_found(done: Audited) -> None:
     assert any("no attempt brought" in fault for fault in done.report().faults)
 
 
+def test_spending_over_the_cap_in_force_is_found(done: Audited) -> None:
+    """What is committed is held against the caps."""
+    with done.ledger() as ledger:
+        ledger.begin(RunIdentity(endpoint="http://127.0.0.1:9", settings={}, pictures=[]), Caps(forwards=39))
+    assert any("over its cap" in fault for fault in done.report().faults)
+
+
+@pytest.mark.parametrize("change", [{"forwards": 4}, {"idempotency_key": "x"}, {"request_sha256": "0" * 64}])
+def test_a_receipt_that_disagrees_with_its_operation_is_found(done: Audited, change: dict[str, Any]) -> None:
+    """A receipt written down under an operation it is not for is named with that operation."""
+    with done.ledger() as ledger:
+        operation = ledger.reserve(name="z", label="z", route="loss", request={}, cost=Cost(8, 2, 38))
+        done.host._charge(operation.idempotency_key, operation.request_sha256, "/v1/loss", (8, 2))
+        receipt = done.host.receipts[-1].model_copy(update=change).model_dump_json()
+        ledger.settle(operation, charged=Cost(8, 2, 38), reply=None, receipt=receipt)
+    assert any(fault.startswith("z (operations row") and "disagree" in fault for fault in done.report().faults)
+
+
+def test_a_receipt_that_cannot_be_read_is_found(done: Audited) -> None:
+    """Junk in the place of a receipt is named with its operation."""
+    with done.ledger() as ledger:
+        operation = ledger.reserve(name="z", label="z", route="loss", request={}, cost=Cost(8, 2, 38))
+        ledger.settle(operation, charged=Cost(8, 2, 38), reply=None, receipt="{}")
+    assert any("cannot be read" in fault for fault in done.report().faults)
+
+
+def test_without_a_key_receipts_prove_nothing(tmp_path: Path) -> None:
+    """A receipt that no known key can check is a fault, not a proof."""
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.begin(RunIdentity(endpoint="e", settings={}, pictures=[]), Caps())
+        host = FakeHost()
+        operation = ledger.reserve(name="z", label="z", route="loss", request={}, cost=Cost(8, 2, 38))
+        charge = host._charge(operation.idempotency_key, operation.request_sha256, "/v1/loss", (8, 2))
+        assert charge.receipt is not None
+        ledger.settle(operation, charged=Cost(8, 2, 38), reply=None, receipt=charge.receipt.model_dump_json())
+        assert any("no key to check it" in fault for fault in audit(ledger).faults)
+        faults = audit(ledger, HostBook(host.receipts, None, None)).faults
+        assert any("signs no receipts" in fault for fault in faults)
+
+
 def command(*words: str) -> int:
     """Run the audit's command line."""
     parser = argparse.ArgumentParser()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from blackbox_ti.booked import BookedEndpoint
 from blackbox_ti.budget import Caps, Cost
+from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import (
     BlackboxTIError,
     BudgetSpentError,
@@ -290,6 +291,57 @@ def test_what_was_interrupted_over_a_day_ago_is_asked_anew(tmp_path: Path, fault
             assert run.ledger.committed().forwards == host.forwards == (16 if charged else 8)
             states = {o.name: o.state for o in run.ledger.operations()}
             assert states == dict.fromkeys(["search/0#1", "search/0#1~"] if charged else ["search/0#1"], "settled")
+
+
+class WithoutReceipts:
+    """An endpoint whose host shows no receipts."""
+
+    def __init__(self, inner: Endpoint) -> None:
+        self.describe = inner.describe
+        self.register_concept = inner.register_concept
+        self.delete_concept = inner.delete_concept
+        self.losses = inner.losses
+        self.images = inner.images
+        self.vocabulary = inner.vocabulary
+        self.usage = inner.usage
+        self.close = inner.close
+
+
+def test_without_receipts_an_old_interruption_cannot_be_settled(tmp_path: Path) -> None:
+    """Where nobody can tell whether it was charged, nothing is sent."""
+    host = FakeHost()
+    now = [1_700_000_000.0]
+    with Run(tmp_path, host, http=Faults(host, "lost"), now=lambda: now[0]) as run, pytest.raises(KeyboardInterrupt):
+        run.ask(1.0)
+    now[0] += DAY + 1
+    with Run(tmp_path, host, now=lambda: now[0]) as run:
+        endpoint = BookedEndpoint(WithoutReceipts(fake_endpoint(host)), run.ledger)
+        with pytest.raises(ResumeError, match="over a day ago"):
+            endpoint.losses(loss_request(run.concept, candidates(1.0)), label="search/0")
+    assert host.forwards == 0
+
+
+def test_an_endpoint_without_attempts_is_judged_by_its_errors(tmp_path: Path) -> None:
+    """Where no attempts are recorded, a refusal is one by its kind."""
+    host = FakeHost(max_forwards=0)
+    with Run(tmp_path, host) as run:
+        endpoint = BookedEndpoint(WithoutReceipts(fake_endpoint(host)), run.ledger)
+        with pytest.raises(BudgetSpentError):
+            endpoint.losses(loss_request(run.concept, candidates(1.0)), label="x")
+        assert [o.state for o in run.ledger.operations()] == ["refused"]
+
+
+def test_what_costs_nothing_is_passed_on(tmp_path: Path) -> None:
+    """Vocabulary, usage and deletion go straight to the host."""
+    host = FakeHost()
+    with Run(tmp_path, host) as run:
+        vocabulary = run.endpoint.vocabulary("text")
+        assert vocabulary is not None
+        assert tuple(vocabulary.tokens) == host.words
+        assert run.endpoint.usage().forwards == 0
+        run.endpoint.delete_concept(run.concept)
+        assert host.concepts == {}
+        assert run.ledger.operations() == []
 
 
 def test_a_second_payment_is_under_the_cap_too(tmp_path: Path) -> None:
