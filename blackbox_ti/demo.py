@@ -107,7 +107,8 @@ def run_demo(out: Path, *, seed: int, max_forwards: int, console: Console) -> di
         raise InputError("the demo needs the server: pip install 'blackbox-ti[all]'") from error
     assert DEMO_CONCEPT in held_out_combinations()
     run = out / "run"
-    check_folder(out) if not run.exists() else None
+    if not run.exists():
+        check_folder(out)
     references = _render_references(out / "references", seed)
     colour, pattern, shape = DEMO_CONCEPT[1], DEMO_CONCEPT[2], DEMO_CONCEPT[0]
     console.say(f"concept: {colour} {pattern} {shape}, which the model was never trained on; five pictures of it")

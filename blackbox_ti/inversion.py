@@ -172,9 +172,10 @@ class _Run:
         """Search from `start`; the answer is the best mean on the held-out bank."""
         judge = Judge(self.evaluator, self.bank("heldout", self.plan.heldout), start.embedding)
         report = self.bank("report", self.plan.report)
-        before = self._report(start.embedding, report, "heldout/before")
+        before = None
         strategy = CmaSearch(self._search_settings(), _rng(self.settings, "search"))
         try:
+            before = self._report(start.embedding, report, "heldout/before")
             judge.open()
             reason = self._generations(strategy, subspace, judge)
         except KeyboardInterrupt:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -147,6 +150,24 @@ def test_the_same_command_again_goes_on_with_the_run(
     assert host.forwards == spent
     assert _optimize(url, images, tmp_path / "run", "--seed", "9") == 13
     assert "seed was 0, is 9" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_the_best_so_far(url: str, images: Path, tmp_path: Path, host: FakeHost) -> None:
+    """An interrupt ends the search with its own code, the word saved, and the pictures removed from the host."""
+    run = tmp_path / "run"
+    place = ["--endpoint", url, "--images", str(images), "--out", str(run)]
+    command = [sys.executable, "-m", "blackbox_ti", "optimize", *place, "--dimension", "6", "--max-forwards", "500000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("generation"):
+                break
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert told.strip() == str(run / "learned_embeds.safetensors")
+    assert json.loads((run / "result.json").read_text())["stop_reason"] == "interrupted"
+    assert not host.concepts
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
