@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import multiprocessing
 import random
 import socket
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from blackbox_ti.audit import audit, fetch_host_book
+from blackbox_ti.audit import add_parser, audit, fetch_host_book
 from blackbox_ti.audit_report import AuditReport
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.ledger import Ledger
@@ -61,7 +63,17 @@ def audited(folder: Path, url: str) -> AuditReport:
         endpoint.close()
 
 
-def test_a_run_through_faults_is_the_fault_free_run_and_costs_the_same(tmp_path: Path) -> None:
+def command_line(*words: str) -> int:
+    """Run the audit's command line."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    arguments = parser.parse_args(words)
+    return int(arguments.run(arguments))
+
+
+def test_a_run_through_faults_is_the_fault_free_run_and_costs_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With 30 % of all requests spoiled, every reply is the same to the bit and the host charged no forward more."""
     calls = 50
     with server_in(tmp_path / "server") as server:
@@ -71,7 +83,9 @@ def test_a_run_through_faults_is_the_fault_free_run_and_costs_the_same(tmp_path:
             assert run_calls(new(tmp_path / "faulty"), proxy.url, calls) == clean
         assert charged(server.url) == 2 * calls * FORWARDS
         report = audited(tmp_path / "faulty", server.url)
+        assert command_line("audit", str(tmp_path / "faulty"), "--endpoint", server.url, "--json") == 0
     assert report.ok, report.to_text()
+    assert json.loads(capsys.readouterr().out)["host_checked"]
     assert report.total.forwards == calls * FORWARDS
     assert report.waste.retries >= 10
     assert report.waste.replays >= 3
