@@ -32,8 +32,9 @@ from server_stub.warm_up import measured_micro_batch, places_agree, warm_picture
 __all__ = ["DTYPES", "DiffusersEngine", "MicroBatch", "pick_device"]
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_DEFAULT_MICRO_BATCH: Final = {"cpu": 8}
-_OTHER_MICRO_BATCH: Final = 16
+_MICRO_BATCH: Final = 16
+_LARGE_ON_CPU_MICRO_BATCH: Final = 4
+_LARGE: Final = 100_000_000
 
 MicroBatch = int | Literal["auto"] | None
 
@@ -49,9 +50,8 @@ class DiffusersEngine:
         self.pipe = pipe
         self.device = torch.device(pipe.device)
         self._measures = micro_batch == "auto"
-        set_size = micro_batch if isinstance(micro_batch, int) else 0
-        self.micro_batch = set_size or _DEFAULT_MICRO_BATCH.get(self.device.type, _OTHER_MICRO_BATCH)
         self.family: Family = FAMILIES[type(pipe).__name__](pipe, resolution)
+        self.micro_batch = micro_batch if isinstance(micro_batch, int) else self._usual_micro_batch()
         self._encoders = {encoder.name: encoder for encoder in self.family.encoders}
         self._info = self._describe(model or type(pipe).__name__, identity)
 
@@ -97,6 +97,14 @@ class DiffusersEngine:
     def info(self) -> EngineInfo:
         """The model's share of the model card."""
         return self._info
+
+    def _usual_micro_batch(self) -> int:
+        """Return a size known from the model alone, so that every start of a server gives the same bits.
+
+        Small denoisers are bound by the cost of starting each operation; on a CPU, large ones gain nothing from rows.
+        """
+        weights = sum(parameter.numel() for parameter in self.family.denoiser.parameters())
+        return _LARGE_ON_CPU_MICRO_BATCH if self.device.type == "cpu" and weights > _LARGE else _MICRO_BATCH
 
     def _describe(self, model: str, identity: str) -> EngineInfo:
         return EngineInfo(

@@ -21,7 +21,7 @@ from server_stub.families import Conditioning, Family
 
 __all__ = ["TEXT_BATCH", "Inputs", "LossWork", "pad"]
 
-TEXT_BATCH: Final = 8
+TEXT_BATCH: Final = 4
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,11 @@ class _Texts:
         first, last = int(texts[0]) // TEXT_BATCH, int(texts[-1]) // TEXT_BATCH
         self._passes = {i: self._passes.get(i) or self._encode(i) for i in range(first, last + 1)}
         offsets = torch.from_numpy(texts - first * TEXT_BATCH)
-        return {
-            key: torch.cat([self._passes[i][key] for i in range(first, last + 1)])[offsets.to(value.device)]
-            for key, value in self._passes[first].items()
-        }
+        return {key: self._joined(key)[offsets.to(value.device)] for key, value in self._passes[first].items()}
+
+    def _joined(self, key: str) -> Tensor:
+        parts = [conditioning[key] for conditioning in self._passes.values()]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _encode(self, number: int) -> Conditioning:
         """Encode one pass; its last texts are repeated where there are too few."""
@@ -144,4 +145,5 @@ def pad(parts: Sequence[Tensor], size: int) -> Tensor:
     if count > size:
         raise ValueError(f"{count} rows do not fit into a batch of {size}")
     first = parts[0][:1]
-    return torch.cat([*parts, first.expand(size - count, *first.shape[1:])]).contiguous()
+    filled = [*parts, first.expand(size - count, *first.shape[1:])] if count < size else parts
+    return (torch.cat(list(filled)) if len(filled) > 1 else filled[0]).contiguous()

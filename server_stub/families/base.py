@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 from PIL import Image
 from torch import Tensor
 
+from blackbox_ti.errors import InputError
 from server_stub.text_encoder import TextEncoder
 
 __all__ = ["Conditioning", "Family"]
@@ -17,6 +18,7 @@ __all__ = ["Conditioning", "Family"]
 Conditioning = Mapping[str, Tensor]
 
 _UNUSED: Final = ("safety_checker", "feature_extractor", "image_encoder")
+_LIBRARIES: Final = {"diffusers", "transformers"}
 
 
 class Family(ABC):
@@ -41,9 +43,17 @@ class Family(ABC):
         """Return the pipeline, by this family's own class, without its safety checker and parts it was saved without.
 
         `index` is the directory's `model_index.json`.
+
+        Raises:
+            InputError: the index names a part of another library, which loading would import.
         """
         parts = {key: value for key, value in index.items() if isinstance(value, list)}
         unused: dict[str, Any] = {key: None for key, value in parts.items() if key in _UNUSED or value[0] is None}
+        foreign = {value[0] for key, value in parts.items() if key not in unused} - _LIBRARIES
+        if foreign:
+            raise InputError(
+                f"the model has parts of {sorted(map(str, foreign))}; only diffusers and transformers load"
+            )
         if "safety_checker" in index:
             unused["requires_safety_checker"] = False
         return cls.pipeline_class.from_pretrained(path, **unused, **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -304,6 +306,18 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "OsSystemPipeline", "_diffusers_version": "0.33.0"}')
     with pytest.raises(InputError, match="not served"):
         DiffusersEngine.load(tmp_path)
+
+
+def test_an_index_imports_nothing_but_the_two_libraries(folder: Path, tmp_path: Path) -> None:
+    """A model whose index names a part of any other module is refused before that module is imported."""
+    shutil.copytree(folder, tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(
+        index.read_text().replace('"diffusers",\n    "AutoencoderKL"', '"antigravity",\n    "Autoencoder"')
+    )
+    with pytest.raises(InputError, match="antigravity"):
+        DiffusersEngine.load(tmp_path / "model")
+    assert "antigravity" not in sys.modules
 
 
 def test_the_engine_keeps_the_contract(engine: DiffusersEngine) -> None:
