@@ -80,15 +80,16 @@ class DiffusersEngine:
         and progress bars are turned off for the process: warnings quote prompts.
 
         Raises:
-            InputError: the model cannot be loaded, or is of a family not served.
+            InputError: the model cannot be loaded, is of a family not served, or a setting makes no sense.
         """
-        if dtype not in DTYPES:
-            raise InputError(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}")
+        _check(dtype, micro_batch, resolution)
         _quieten_libraries()
         path = str(PIPELINE_DIR) if model == "tiny" else str(model)
         options = {"revision": revision, "variant": variant, "use_safetensors": None if allow_pickle else True}
         pipe = _load_pipeline(path, torch_dtype=DTYPES[dtype], **options)
-        engine = cls(pipe.to(pick_device(device)), model=str(model), micro_batch=micro_batch, resolution=resolution)
+        engine = cls(
+            pipe.to(pick_device(device)), model=_public_name(model), micro_batch=micro_batch, resolution=resolution
+        )
         if channels_last:
             engine.family.denoiser.to(memory_format=torch.channels_last)
         return engine
@@ -223,6 +224,20 @@ def pick_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _public_name(model: str | Path) -> str:
+    """Return the model's name for strangers: of a local directory the last part, so that no path is told."""
+    return Path(model).resolve().name if Path(model).exists() else str(model)
+
+
+def _check(dtype: str, micro_batch: MicroBatch, resolution: int | None) -> None:
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}")
+    if isinstance(micro_batch, int) and micro_batch < 1:
+        raise InputError(f"a micro-batch has at least one row, not {micro_batch}")
+    if resolution is not None and (resolution < 8 or resolution % 8):
+        raise InputError(f"a resolution is a multiple of 8 pixels, not {resolution}")
 
 
 def _quieten_libraries() -> None:

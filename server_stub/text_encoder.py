@@ -7,9 +7,11 @@ for one forward pass at a time.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -55,6 +57,9 @@ class PlaceholderEmbedding(nn.Embedding):
 class TextEncoder:
     """A text encoder and its tokenizer, both owned by it from now on.
 
+    Calls of a tokenizer set its padding, so no two threads may use one: `is_token`, `count` and `vocabulary`, which any
+    thread may call, share a copy under a lock, and the pipeline and `tokenize` keep the original to the lane.
+
     `max_length` is the number of tokens the pipeline pads and truncates to, start and end included.
     """
 
@@ -71,10 +76,13 @@ class TextEncoder:
         assert added == MAX_VECTORS, "the reserved tokens are not free"
         self.embedding = PlaceholderEmbedding(table, first)
         module.set_input_embeddings(self.embedding)
+        self._copy = copy.deepcopy(tokenizer)
+        self._lock = Lock()
 
     def is_token(self, word: str) -> bool:
         """Return whether `word` already is one token, as written or as the tokenizer reads it."""
-        return word in self._vocabulary or len(self.tokenizer.tokenize(word)) == 1
+        with self._lock:
+            return word in self._vocabulary or len(self._copy.tokenize(word)) == 1
 
     def substitute(self, prompt: str, placeholder: str, vectors: int) -> str:
         """Return `prompt` with the placeholder as `vectors` reserved tokens.
@@ -96,7 +104,8 @@ class TextEncoder:
 
     def count(self, prompt: str) -> int:
         """Return how many tokens a substituted prompt takes, start and end included, before truncation."""
-        return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+        with self._lock:
+            return len(self._copy(prompt, truncation=False, verbose=False).input_ids)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids (n, `max_length`) int64 of substituted prompts, padded and cut as the pipeline does."""
@@ -118,7 +127,8 @@ class TextEncoder:
     def vocabulary(self) -> tuple[list[str], NDArray[np.float32]]:
         """Return the tokens (V) in the order of their ids and their embeddings (V, D) float32."""
         size = min(self.embedding.first, self.embedding.num_embeddings)
-        tokens = self.tokenizer.convert_ids_to_tokens(range(size))
+        with self._lock:
+            tokens = self._copy.convert_ids_to_tokens(range(size))
         return tokens, self.embedding.weight[:size].detach().float().cpu().numpy()
 
     def card(self) -> Encoder:

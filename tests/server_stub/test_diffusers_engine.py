@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def test_the_fingerprint_knows_the_weights(folder: Path) -> None:
 def test_the_card_describes_the_model(folder: Path, engine: DiffusersEngine) -> None:
     """The model card has the encoder's width, the resolution in pixels, and the norm of the token table's rows."""
     info = engine.info
-    assert (info.resolution, info.max_prompt_tokens, info.model) == (16, CONTEXT, str(folder))
+    assert (info.resolution, info.max_prompt_tokens, info.model) == (16, CONTEXT, folder.name)
     assert info.family == "stable-diffusion"
     tokens, embeddings = engine.vocabulary("text_encoder")
     assert embeddings.shape == (len(tokens), WIDTH)
@@ -235,6 +236,19 @@ def test_prompt_tokens_count_the_vectors(engine: DiffusersEngine) -> None:
     assert engine.prompt_tokens("a photo of <sks>", PLACEHOLDER, 1) == 6
     assert engine.prompt_tokens("<sks> on <sks>", PLACEHOLDER, 4) == 11
     assert engine.prompt_tokens("dog " * 40, PLACEHOLDER, 1) == 42
+
+
+def test_prompts_are_counted_while_others_are_encoded(engine: DiffusersEngine) -> None:
+    """Counting tokens on other threads changes neither the counts nor what the lane encodes."""
+    job = _loss_job(engine)
+    expected = engine.losses(job)
+    with ThreadPoolExecutor(3) as pool:
+        counts = [pool.submit(engine.prompt_tokens, "a photo of <sks>", PLACEHOLDER, 1 + i % 3) for i in range(60)]
+        taken = [pool.submit(engine.is_token, "dog") for _ in range(60)]
+        for _ in range(3):
+            np.testing.assert_array_equal(engine.losses(job), expected)
+    assert [count.result() for count in counts] == [6 + i % 3 for i in range(60)]
+    assert all(each.result() for each in taken)
 
 
 def test_reserved_tokens_in_a_prompt_are_no_way_in(engine: DiffusersEngine) -> None:
@@ -292,11 +306,14 @@ def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
         DiffusersEngine.load(tmp_path)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float64"])
-def test_unknown_dtypes_are_refused(folder: Path, dtype: str) -> None:
-    """A dtype that is not served is named with those that are."""
-    with pytest.raises(InputError, match="float32"):
-        DiffusersEngine.load(folder, dtype=dtype)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dtype": "int8"}, "float32"), ({"micro_batch": 0}, "at least one"), ({"resolution": 20}, "multiple of 8")],
+)
+def test_settings_that_make_no_sense_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
+    """A setting that cannot work is refused with what would."""
+    with pytest.raises(InputError, match=message):
+        DiffusersEngine.load(folder, **options)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
