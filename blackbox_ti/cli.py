@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -23,9 +24,16 @@ from blackbox_ti.embedding import load_embedding, stored_placeholder
 from blackbox_ti.errors import BlackboxTIError, InputError
 from blackbox_ti.generate import generate
 from blackbox_ti.http_endpoint import HttpEndpoint
-from blackbox_ti.inversion import invert
+from blackbox_ti.inversion import invert, prepare
 from blackbox_ti.plan import DEFAULT_FORWARDS, InversionSettings
-from blackbox_ti.run_folder import check_folder, result_record, run_endpoint, save_result
+from blackbox_ti.run_folder import (
+    check_folder,
+    recall_command,
+    record_command,
+    result_record,
+    run_endpoint,
+    save_result,
+)
 from blackbox_ti.secrets import load_api_key
 
 __all__ = ["main"]
@@ -33,9 +41,9 @@ __all__ = ["main"]
 _INTERRUPTED = 130
 
 
-def _add_connection(parser: argparse.ArgumentParser) -> None:
+def _add_connection(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     group = parser.add_argument_group("connection")
-    group.add_argument("--endpoint", required=True, metavar="URL", help="address of the host")
+    group.add_argument("--endpoint", required=required, metavar="URL", help="address of the host")
     group.add_argument("--api-key-file", type=Path, help="file that holds the API key (or set BLACKBOX_TI_API_KEY)")
     group.add_argument("--api-key-command", help="command that prints the API key")
     group.add_argument("--ca-file", type=Path, help="certificate authorities (PEM) instead of the system's")
@@ -104,10 +112,15 @@ def _settings(args: argparse.Namespace) -> InversionSettings:
 
 def _add_optimize(commands: Any) -> None:
     parser = commands.add_parser("optimize", help="learn a word from pictures")
-    _add_connection(parser)
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of 1 to 20 pictures")
+    _add_connection(parser, required=False)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of 1 to 20 pictures")
     parser.add_argument("--placeholder-token", default="<sks>", help="the new word (default <sks>)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the run, empty or its own")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the run, empty or its own")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder, as it was begun")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and its exact cost; nothing is charged")
+    parser.add_argument("--max-queries", type=int, metavar="N", help="cap on candidates scored and pictures made")
+    parser.add_argument("--max-price", type=float, metavar="X", help="cap on money, in the host's currency")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="cap on wall time, sessions added up")
     parser.add_argument("--initial-embedding", type=Path, metavar="FILE", help="start from a learned_embeds file")
     parser.add_argument("--clip", metavar="NAME", help="CLIP to start by: a directory, ARCH:WEIGHTS, or tiny")
     parser.add_argument("--keep-concept", action="store_true", help="leave the pictures' latents on the host")
@@ -118,13 +131,20 @@ def _add_optimize(commands: Any) -> None:
 
 
 def _optimize(args: argparse.Namespace) -> int:
+    if args.resume is not None:
+        recall_command(args.resume, args)
+    if None in (args.endpoint, args.images, args.out):
+        raise InputError("give --endpoint, --images and --out, or --resume DIR")
     console = Console(quiet=args.quiet)
     settings = _settings(args)
-    check_folder(args.out)
     clip = _clip(args.clip)
+    if args.dry_run:
+        return _dry_run(args, settings, clip)
+    check_folder(args.out)
     with contextlib.closing(_connect(args)) as probe:
         concept = load_concept(args.images, probe.describe().resolution)
-    caps = Caps(forwards=settings.max_forwards)
+    record_command(args.out, args)
+    caps = _caps(args, settings)
     with run_endpoint(args.out, lambda hook: _connect(args, on_attempt=hook), settings, concept, caps) as endpoint:
         result = invert(
             endpoint,
@@ -150,6 +170,24 @@ def _optimize(args: argparse.Namespace) -> int:
         f"held-out loss {losses}{result.forwards:,} forwards, {result.seconds:.0f} s, {result.stop_reason.value}"
     )
     return _INTERRUPTED if result.stop_reason == "interrupted" else 0
+
+
+def _caps(args: argparse.Namespace, settings: InversionSettings) -> Caps:
+    price = None if args.max_price is None else round(args.max_price * 1e6)
+    return Caps(
+        forwards=settings.max_forwards, queries=args.max_queries, price_micros=price, wall_seconds=args.max_seconds
+    )
+
+
+def _dry_run(args: argparse.Namespace, settings: InversionSettings, clip: Clip | None) -> int:
+    with contextlib.closing(_connect(args)) as endpoint:
+        ready = prepare(endpoint, args.images, settings, clip=clip, initial_embedding=args.initial_embedding)
+    cost = ready.plan.cost(ready.card)
+    record = dataclasses.asdict(ready.plan) | {f"total_{k}": v for k, v in dataclasses.asdict(cost).items()}
+    price = f"{cost.price_micros / 1e6:.6f} {ready.card.prices.currency}"
+    told = f"{ready.plan.describe()}\nat most {cost.forwards:,} forwards, {cost.queries:,} queries, {price}"
+    print(json.dumps(record) if args.json else told)
+    return 0
 
 
 def _add_generate(commands: Any) -> None:

@@ -25,7 +25,11 @@ from blackbox_ti.start import choose_start, shortlist
 from blackbox_ti.subspace import Embedding, Subspace, full_subspace, pca_subspace, random_subspace
 from blackbox_ti.wire import ModelCard, Sample
 
-__all__ = ["InversionResult", "Progress", "StopReason", "invert"]
+__all__ = ["InversionResult", "Prepared", "Progress", "StopReason", "invert", "prepare"]
+
+
+# Every prompt of a bank is encoded anew for every candidate; the banks rotate through all of them.
+_PROMPTS_AT_ONCE = 2
 
 
 class StopReason(StrEnum):
@@ -98,26 +102,56 @@ def invert(
         EndpointError: the host failed.
     """
     settings = settings or InversionSettings()
+    ready = prepare(endpoint, images, settings, clip=clip, initial_embedding=initial_embedding)
+    plan, card = ready.plan, ready.card
+    registered = endpoint.register_concept(ready.concept.pngs)
+    try:
+        prompts = prompts_for(settings.learnable_property, settings.placeholder_token)
+        evaluator = Evaluator(endpoint, card, registered, settings.placeholder_token, prompts)
+        run = _Run(evaluator, settings, plan, ready.concept, on_progress)
+        start = choose_start(evaluator, ready.starts, run.bank("race", plan.race_samples))
+        if on_plan:
+            on_plan(plan, start)
+        subspace = _subspace(plan, start.embedding, ready.vocabularies, card, settings)
+        return run.search(start, subspace)
+    finally:
+        if not keep_concept:
+            endpoint.delete_concept(registered)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs before its first charged call: the starts that will race, and the plan."""
+
+    card: ModelCard
+    concept: Concept
+    vocabularies: Mapping[str, Vocabulary]
+    starts: Sequence[Start]
+    plan: Plan
+
+
+def prepare(
+    endpoint: Endpoint,
+    images: Path | Sequence[Path | Image.Image],
+    settings: InversionSettings,
+    *,
+    clip: Clip | None = None,
+    initial_embedding: Path | None = None,
+) -> Prepared:
+    """Return what `invert` would do, at no cost: nothing is charged, and no picture leaves the machine.
+
+    Raises:
+        InputError: pictures, placeholder or settings cannot be used.
+        BudgetTooSmallError: `settings.max_forwards` does not pay for one generation.
+    """
     card = endpoint.describe()
     check_placeholder(settings.placeholder_token, {})
     concept = load_concept(images, card.resolution)
     vocabularies = _vocabularies(endpoint, card)
     check_placeholder(settings.placeholder_token, vocabularies)
-    words = shortlist(settings, card, concept, vocabularies, clip, initial_embedding)
-    plan = make_plan(settings, card, vocabulary=bool(vocabularies), words=len(words))
-    registered = endpoint.register_concept(concept.pngs)
-    try:
-        prompts = prompts_for(settings.learnable_property, settings.placeholder_token)
-        evaluator = Evaluator(endpoint, card, registered, settings.placeholder_token, prompts)
-        run = _Run(evaluator, settings, plan, concept, on_progress)
-        start = choose_start(evaluator, words[: plan.race], run.bank("race", plan.race_samples))
-        if on_plan:
-            on_plan(plan, start)
-        subspace = _subspace(plan, start.embedding, vocabularies, card, settings)
-        return run.search(start, subspace)
-    finally:
-        if not keep_concept:
-            endpoint.delete_concept(registered)
+    starts = shortlist(settings, card, concept, vocabularies, clip, initial_embedding)
+    plan = make_plan(settings, card, vocabulary=bool(vocabularies), words=len(starts))
+    return Prepared(card, concept, vocabularies, starts[: plan.race], plan)
 
 
 def _vocabularies(endpoint: Endpoint, card: ModelCard) -> dict[str, Vocabulary]:
@@ -165,7 +199,8 @@ class _Run:
         s = self.settings
         whole = purpose in ("heldout", "report")
         t_min, t_max = (0.0, 1.0) if whole else (s.t_min, s.t_max)
-        bank = BankSettings(len(self.concept.pngs), len(self.evaluator.prompts), t_min, t_max)
+        at_once = len(self.evaluator.prompts) if whole else _PROMPTS_AT_ONCE
+        bank = BankSettings(len(self.concept.pngs), len(self.evaluator.prompts), t_min, t_max, at_once)
         return draw_bank(bank, size, _rng(s, purpose, index)) if size else []
 
     def search(self, start: Start, subspace: Subspace) -> InversionResult:

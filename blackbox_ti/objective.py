@@ -53,12 +53,16 @@ def prompts_for(learnable_property: ObjectProperty, placeholder_token: str) -> l
 
 @dataclass(frozen=True)
 class BankSettings:
-    """How samples are drawn: pictures and prompts to choose from, and the range of t in (0, 1)."""
+    """How samples are drawn: pictures and prompts to choose from, and the range of t in (0, 1).
+
+    A bank uses at most `prompts_at_once` of the prompts; None for all.
+    """
 
     images: int
     prompts: int
     t_min: float = 0.0
     t_max: float = 1.0
+    prompts_at_once: int | None = None
 
 
 def draw_bank(settings: BankSettings, size: int, rng: np.random.Generator) -> list[Sample]:
@@ -66,7 +70,8 @@ def draw_bank(settings: BankSettings, size: int, rng: np.random.Generator) -> li
     width = settings.t_max - settings.t_min
     t = settings.t_min + width * (rng.permutation(size) + rng.uniform(0.001, 0.999, size)) / size
     images = _even(settings.images, size, rng)
-    prompts = _even(settings.prompts, size, rng)
+    some = rng.permutation(settings.prompts)[: settings.prompts_at_once]
+    prompts = some[_even(len(some), size, rng)]
     seeds = rng.integers(2**48, size=size)
     return [
         Sample(image=int(images[i]), prompt=int(prompts[i]), t=float(t[i]), seed=int(seeds[i])) for i in range(size)

@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from blackbox_ti.batching import pack
+from blackbox_ti.budget import Cost, cost_of_losses
 from blackbox_ti.errors import BudgetTooSmallError, InputError
 from blackbox_ti.objective import ObjectProperty
 from blackbox_ti.wire import ModelCard
@@ -73,6 +75,7 @@ class Plan:
     heldout: int
     check_every: int
     report: int
+    ranked: bool
     max_forwards: int
 
     @property
@@ -87,8 +90,13 @@ class Plan:
 
     @property
     def heldout_cost(self) -> int:
-        """What judging costs: the start and every check once on the held-out bank, both ends once on the report's."""
-        return (self.checks + 1) * self.heldout + 2 * self.report if self.heldout else 2 * self.report
+        """What judging costs: the start and every check once on the held-out bank, both ends once on the report's.
+
+        Where the host only ranks, a check asks about both rivals, and there is no loss to report.
+        """
+        if self.ranked:
+            return 2 * self.checks * self.heldout
+        return (self.checks + 1 if self.heldout else 0) * self.heldout + 2 * self.report
 
     @property
     def search_cost(self) -> int:
@@ -99,6 +107,19 @@ class Plan:
     def total(self) -> int:
         """The whole run."""
         return self.race_cost + self.search_cost + self.heldout_cost
+
+    def cost(self, card: ModelCard) -> Cost:
+        """Return the exact cost of the whole plan on an endpoint, as its books will show it."""
+        calls = [(self.race, self.race_samples)] if self.race > 1 else []
+        calls += [(self.popsize, self.samples)] * self.generations
+        calls += [(2 if self.ranked else 1, self.heldout)] * self.checks
+        if not self.ranked:
+            calls += [(1, self.heldout)] * bool(self.heldout) + [(1, self.report)] * 2
+        total = Cost()
+        for candidates, samples in calls:
+            for b in pack(candidates, samples, card.limits):
+                total += cost_of_losses(b.last - b.first, b.to_sample - b.from_sample, card.prices)
+        return total
 
     def describe(self) -> str:
         """Return the plan in one line."""
@@ -126,18 +147,20 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: bool,
     race = min(settings.race, words, max(1, budget // (10 * settings.race_samples)))
     heldout = _bank(settings.heldout, budget, card)
     report = heldout
-    rest = budget - (race * settings.race_samples if race > 1 else 0) - heldout - 2 * report
+    ranked = card.reply_mode == "rank"
     checks = settings.heldout_checks if settings.heldout_checks is not None else _checks(budget)
-    generations = (rest - checks * heldout) // (popsize * samples)
+    judging = 2 * checks * heldout if ranked else ((checks > 0) + checks + 2) * heldout
+    overhead = (race * settings.race_samples if race > 1 else 0) + judging
+    generations = (budget - overhead) // (popsize * samples)
     if generations < 1:
-        least = popsize * samples + (budget - rest) + checks * heldout
+        least = popsize * samples + overhead
         raise BudgetTooSmallError(
             f"{budget} forwards do not pay for one generation; allow at least {least} or set --popsize, --samples"
         )
     check_every = max(1, -(-generations // checks)) if checks else generations + 1
     return Plan(
         subspace, dimension, popsize, samples, generations, race, settings.race_samples, heldout if checks else 0,
-        check_every, report, budget,
+        check_every, report, ranked, budget,
     )  # fmt: skip
 
 

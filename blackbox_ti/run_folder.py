@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -21,10 +22,20 @@ from blackbox_ti.ledger import Ledger, RunIdentity
 from blackbox_ti.plan import InversionSettings
 from blackbox_ti.transport import Attempt
 
-__all__ = ["LEDGER_NAME", "RESULT_NAME", "check_folder", "result_record", "run_endpoint", "save_result"]
+__all__ = [
+    "LEDGER_NAME",
+    "RESULT_NAME",
+    "check_folder",
+    "recall_command",
+    "record_command",
+    "result_record",
+    "run_endpoint",
+    "save_result",
+]
 
 LEDGER_NAME = "ledger.sqlite"
 RESULT_NAME = "result.json"
+COMMAND_NAME = "command.json"
 
 
 def check_folder(directory: Path) -> None:
@@ -38,8 +49,34 @@ def check_folder(directory: Path) -> None:
         used = any(directory.iterdir())
     except OSError as error:
         raise OutputError(f"{directory} cannot be used ({error.strerror}); choose another --out") from error
-    if used and not (directory / LEDGER_NAME).exists():
+    if used and not (directory / LEDGER_NAME).exists() and not (directory / COMMAND_NAME).exists():
         raise OutputError(f"{directory} is in use and holds no run of ours; choose an empty or new --out")
+
+
+# What names a secret, or how to speak: neither is part of what a run is.
+_NOT_RECORDED = ("run", "resume", "dry_run", "json", "quiet", "api_key_file", "api_key_command", "client_key")
+
+
+def record_command(directory: Path, args: argparse.Namespace) -> None:
+    """Write what the run was begun with, for `--resume`; no key is in it."""
+    given = {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in _NOT_RECORDED}
+    (directory / COMMAND_NAME).write_text(json.dumps(given, indent=2) + "\n")
+
+
+def recall_command(directory: Path, args: argparse.Namespace) -> None:
+    """Set what `args` leaves out to what the run in `directory` was begun with.
+
+    Raises:
+        OutputError: the folder holds no run.
+    """
+    try:
+        given = json.loads((directory / COMMAND_NAME).read_text())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{directory} holds no run to go on with; give --endpoint, --images and --out") from error
+    for name, value in given.items():
+        if hasattr(args, name) and getattr(args, name) in (None, False, "<sks>"):
+            is_path = name in ("images", "out", "initial_embedding", "ca_file", "client_certificate")
+            setattr(args, name, Path(value) if is_path and value is not None else value)
 
 
 @contextlib.contextmanager

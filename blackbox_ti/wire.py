@@ -68,7 +68,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ShortText = Annotated[str, Field(max_length=256)]
 Prompt = Annotated[str, Field(max_length=2000)]
 
-_DTYPES: Final = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _MAX_RANK: Final = 4
 
 
@@ -120,7 +120,7 @@ def decode_tensor(tensor: Tensor, *, max_bytes: int = 2**28) -> Array:
         raise WireError("tensor data is not base64") from error
     if len(raw) != expected:
         raise WireError(f"tensor data has {len(raw)} bytes where shape {tensor.shape} of {tensor.dtype} has {expected}")
-    return np.frombuffer(raw, dtype=dtype).reshape(tensor.shape).astype(np.float32)
+    return np.asarray(np.frombuffer(raw, dtype=dtype).reshape(tensor.shape), dtype=np.float32).copy()
 
 
 class Encoder(_Record):

@@ -152,6 +152,48 @@ def test_the_same_command_again_goes_on_with_the_run(
     assert "seed was 0, is 9" in capsys.readouterr().err
 
 
+def test_resume_needs_only_the_folder(
+    url: str, images: Path, tmp_path: Path, host: FakeHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on as it was begun, and ends in the same word; a folder without a run is refused."""
+    assert _optimize(url, images, tmp_path / "run", "--seed", "4") == 0
+    word, spent = (tmp_path / "run" / "learned_embeds.safetensors").read_bytes(), host.forwards
+    assert main(["optimize", "--resume", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "learned_embeds.safetensors").read_bytes() == word
+    assert host.forwards == spent
+    assert main(["optimize", "--resume", str(tmp_path / "nothing")]) == 5
+    assert main(["optimize"]) == 2
+    assert "--resume DIR" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_the_cost_the_run_then_has(
+    url: str, images: Path, tmp_path: Path, host: FakeHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is charged, no picture is sent, and the numbers are those of the whole run's book."""
+    assert _optimize(url, images, tmp_path / "run", "--dry-run", "--json", "--initializer-token", "dog") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert not host.receipts
+    assert not host.concepts
+    assert not (tmp_path / "run").exists()
+    assert _optimize(url, images, tmp_path / "run", "--json", "--initializer-token", "dog") == 0
+    assert json.loads(capsys.readouterr().out)["stop_reason"] == "plan_finished"
+    assert told["total_forwards"] == host.forwards
+    assert told["total_queries"] == sum(r.queries for r in host.receipts)
+    assert told["total_price_micros"] == sum(r.price_micros for r in host.receipts) > 0
+
+
+@pytest.mark.parametrize(("cap", "value"), [("--max-queries", "60"), ("--max-price", "0.000400")])
+def test_every_cap_is_kept(
+    url: str, images: Path, tmp_path: Path, host: FakeHost, cap: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search ends at the cap with the best so far, and the host charged no more."""
+    assert _optimize(url, images, tmp_path / "run", cap, value, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stop_reason"] == "budget_spent"
+    assert sum(r.queries for r in host.receipts) > 0
+    assert sum(r.queries for r in host.receipts) <= 60 or cap != "--max-queries"
+    assert sum(r.price_micros for r in host.receipts) <= 400 or cap != "--max-price"
+
+
 def test_ctrl_c_saves_the_best_so_far(url: str, images: Path, tmp_path: Path, host: FakeHost) -> None:
     """An interrupt ends the search with its own code, the word saved, and the pictures removed from the host."""
     run = tmp_path / "run"

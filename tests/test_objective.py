@@ -23,6 +23,14 @@ def test_a_bank_spreads_evenly(images: int, prompts: int, size: int, seed: int) 
         assert counts.max() - counts.min() <= 1
 
 
+def test_a_bank_may_use_few_prompts_at_once() -> None:
+    """Each bank keeps to as many as asked, and many banks come to all."""
+    rng = np.random.default_rng(0)
+    banks = [draw_bank(BankSettings(1, 6, prompts_at_once=2), 8, rng) for _ in range(30)]
+    assert {len({s.prompt for s in bank}) for bank in banks} == {2}
+    assert {s.prompt for bank in banks for s in bank} == set(range(6))
+
+
 def test_a_bank_is_its_seed() -> None:
     """The same generator draws the same bank; another one another."""
     first, again, other = (draw_bank(BankSettings(3, 4), 8, np.random.default_rng(s)) for s in (1, 1, 2))

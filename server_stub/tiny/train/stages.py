@@ -25,7 +25,7 @@ __all__ = ["SETTINGS", "Run"]
 SETTINGS = {
     "autoencoder": StageSettings(steps=2800, batch=16, lr=1.5e-3, weight_decay=0.0),
     "towers": StageSettings(steps=2600, batch=128, lr=1e-3, weight_decay=0.05),
-    "eyes": StageSettings(steps=1000, batch=128, lr=4e-4, weight_decay=0.05, ema=0.995),
+    "eyes": StageSettings(steps=500, batch=128, lr=4e-4, weight_decay=0.05, ema=0.995),
     "denoiser": StageSettings(steps=6800, batch=64, lr=1e-3, ema=0.999),
 }
 _UNCONDITIONAL_SHARE = 0.1
