@@ -17,7 +17,7 @@ from blackbox_ti.endpoint import Endpoint, Vocabulary
 from blackbox_ti.errors import BudgetSpentError
 from blackbox_ti.evaluation import Evaluator
 from blackbox_ti.heldout import Judge
-from blackbox_ti.initialise import Start, check_placeholder
+from blackbox_ti.initialise import Start, check_placeholder, whole_words
 from blackbox_ti.objective import BankSettings, draw_bank, prompts_for
 from blackbox_ti.plan import InversionSettings, Plan, make_plan
 from blackbox_ti.search import CmaSearch, SearchSettings
@@ -150,7 +150,8 @@ def prepare(
     vocabularies = _vocabularies(endpoint, card)
     check_placeholder(settings.placeholder_token, vocabularies)
     starts = shortlist(settings, card, concept, vocabularies, clip, initial_embedding)
-    plan = make_plan(settings, card, vocabulary=bool(vocabularies), words=len(starts))
+    known = min((len(whole_words(v).tokens) for v in vocabularies.values()), default=0)
+    plan = make_plan(settings, card, vocabulary=known, words=len(starts))
     return Prepared(card, concept, vocabularies, starts[: plan.race], plan)
 
 
@@ -165,8 +166,6 @@ def _subspace(
 ) -> Subspace:
     per_vector = plan.dimension // (settings.num_vectors * len(card.encoders))
     if plan.subspace == "pca":
-        from blackbox_ti.initialise import whole_words
-
         return pca_subspace(origin, {n: whole_words(v) for n, v in vocabularies.items()}, per_vector)
     if plan.subspace == "random":
         return random_subspace(origin, card.encoders, per_vector, _rng(settings, "subspace"))

@@ -39,7 +39,7 @@ class InversionSettings(BaseModel):
     dimension: int | None = Field(default=None, ge=1)
     popsize: int | None = Field(default=None, ge=2)
     samples: int | None = Field(default=None, ge=1)
-    sigma: float = Field(default=1.0, gt=0)
+    sigma: float = Field(default=4.0, gt=0)
     covariance: Literal["full", "diagonal"] = "full"
     mirrored: bool = False
     t_min: float = Field(default=0.0, ge=0, lt=1)
@@ -49,7 +49,7 @@ class InversionSettings(BaseModel):
     heldout_checks: int | None = Field(default=None, ge=0)
     race: int = Field(default=8, ge=1)
     race_samples: int = Field(default=16, ge=1)
-    patience: int = Field(default=4, ge=1)
+    patience: int = Field(default=6, ge=1)
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -130,8 +130,8 @@ class Plan:
         )
 
 
-def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: bool, words: int) -> Plan:
-    """Return the plan for a budget, an endpoint, and whether there is a vocabulary; `words` can race at the start.
+def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, words: int) -> Plan:
+    """Return the plan for a budget and an endpoint whose vocabulary has so many words; `words` can race at the start.
 
     Raises:
         BudgetTooSmallError: not one generation fits.
@@ -141,7 +141,8 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: bool,
         raise InputError("subspace 'pca' needs the host's vocabulary, which it does not offer; use 'random'")
     budget = settings.max_forwards
     width = sum(e.dim for e in card.encoders) * settings.num_vectors
-    dimension = width if subspace == "full" else (settings.dimension or _dimension(budget)) * _blocks(settings, card)
+    most = min([_dimension(budget), *(e.dim for e in card.encoders), *([vocabulary - 1] if subspace == "pca" else [])])
+    dimension = width if subspace == "full" else (settings.dimension or most) * _blocks(settings, card)
     popsize = settings.popsize or _popsize(budget)
     samples = min(settings.samples or _samples(budget), card.limits.max_samples)
     race = min(settings.race, words, max(1, budget // (10 * settings.race_samples)))
@@ -170,7 +171,7 @@ def _blocks(settings: InversionSettings, card: ModelCard) -> int:
 
 
 def _dimension(budget: int) -> int:
-    return 32 if budget < 20_000 else 64
+    return 32 if budget < 1000 else 64 if budget < 3000 else 128
 
 
 def _popsize(budget: int) -> int:

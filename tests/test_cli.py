@@ -70,7 +70,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def _optimize(url: str, images: Path, out: Path, *more: str) -> int:
-    common = ["--endpoint", url, "--images", str(images), "--out", str(out), "--dimension", "6"]
+    common = ["--endpoint", url, "--images", str(images), "--out", str(out), "--dimension", "6", "--sigma", "1"]
     return main(["optimize", *common, "--max-forwards", "800", *more])
 
 

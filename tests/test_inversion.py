@@ -17,7 +17,7 @@ from blackbox_ti.wire import LossReply, LossRequest
 from tests.fake_host import FakeHost, fake_endpoint
 
 PICTURES = [Image.new("RGB", (8, 8), (200, 30, 30)), Image.new("RGB", (8, 8), (30, 200, 30))]
-SMALL = InversionSettings(max_forwards=1200, dimension=6, initializer_token="dog", seed=5)
+SMALL = InversionSettings(max_forwards=1200, dimension=6, sigma=1.0, initializer_token="dog", seed=5)
 
 
 def _invert(host: FakeHost, settings: InversionSettings = SMALL, **options: object) -> InversionResult:

@@ -26,11 +26,11 @@ def test_a_plan_never_costs_more_than_its_budget(
         max_forwards=budget, samples=samples, popsize=popsize, heldout_checks=checks, heldout=heldout
     )
     try:
-        plan = make_plan(settings, CARD, vocabulary=True, words=words)
+        plan = make_plan(settings, CARD, vocabulary=500, words=words)
     except BudgetTooSmallError as error:
         least = int(str(error).split("at least ")[1].split()[0])
         assert least > budget
-        make_plan(settings.model_copy(update={"max_forwards": 4 * least}), CARD, vocabulary=True, words=words)
+        make_plan(settings.model_copy(update={"max_forwards": 4 * least}), CARD, vocabulary=500, words=words)
         return
     assert plan.total == plan.race_cost + plan.search_cost + plan.heldout_cost <= budget
     assert plan.generations >= 1
@@ -43,7 +43,7 @@ def test_a_plan_never_costs_more_than_its_budget(
 @pytest.mark.parametrize("budget", [500, 5_000, 50_000])
 def test_a_plan_says_how_it_is_arranged(budget: int) -> None:
     """The search arranges itself for small and large budgets, spends most on searching, and says so."""
-    plan = make_plan(InversionSettings(max_forwards=budget), CARD, vocabulary=True, words=8)
+    plan = make_plan(InversionSettings(max_forwards=budget), CARD, vocabulary=500, words=8)
     assert plan.search_cost > 0.5 * budget
     assert f"{plan.generations} generations" in plan.describe()
     assert f"{budget:,}" in plan.describe()
@@ -51,14 +51,20 @@ def test_a_plan_says_how_it_is_arranged(budget: int) -> None:
 
 def test_without_a_vocabulary_directions_are_random() -> None:
     """Principal axes need words."""
-    assert make_plan(InversionSettings(), CARD, vocabulary=False, words=1).subspace == "random"
+    assert make_plan(InversionSettings(), CARD, vocabulary=0, words=1).subspace == "random"
     with pytest.raises(InputError, match="random"):
-        make_plan(InversionSettings(subspace="pca"), CARD, vocabulary=False, words=1)
+        make_plan(InversionSettings(subspace="pca"), CARD, vocabulary=0, words=1)
+
+
+def test_a_small_vocabulary_has_few_axes() -> None:
+    """There are no more principal axes than words, less one."""
+    assert make_plan(InversionSettings(), CARD, vocabulary=12, words=1).dimension == 11
+    assert make_plan(InversionSettings(), CARD, vocabulary=500, words=1).dimension == 64
 
 
 def test_the_full_space_has_every_coordinate() -> None:
     """Each vector of each encoder counts."""
-    plan = make_plan(InversionSettings(subspace="full", num_vectors=2), CARD, vocabulary=True, words=1)
+    plan = make_plan(InversionSettings(subspace="full", num_vectors=2), CARD, vocabulary=500, words=1)
     assert plan.dimension == 128
 
 

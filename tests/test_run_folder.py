@@ -19,7 +19,7 @@ from blackbox_ti.run_folder import check_folder, run_endpoint, save_result
 from tests.fake_host import FakeHost, fake_endpoint
 
 PICTURES = [Image.new("RGB", (8, 8), (200, 30, 30))]
-SETTINGS = InversionSettings(max_forwards=700, dimension=4, initializer_token="dog", seed=2)
+SETTINGS = InversionSettings(max_forwards=700, dimension=4, sigma=1.0, initializer_token="dog", seed=2)
 
 
 def _run(directory: Path, host: FakeHost, settings: InversionSettings = SETTINGS) -> InversionResult:
