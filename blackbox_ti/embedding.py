@@ -45,12 +45,20 @@ def save_embedding(
     path = directory / FILE_NAME
     partial = path.with_suffix(".partial")
     try:
-        partial.write_bytes(save(tensors, metadata))
+        partial.write_bytes(_canonical(save(tensors, metadata)))
         _read_back(partial, tensors)
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {path} ({error.strerror}); choose another --out") from error
     return path
+
+
+def _canonical(file: bytes) -> bytes:
+    """Sort the header, which the library writes in no fixed order, so that the same word is the same file."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[8 + length :]
 
 
 def _shaped(value: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -31,6 +31,18 @@ def test_files_round_trip_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, 
     assert read_provenance(path) == {"seed": 3}
 
 
+def test_the_same_word_is_the_same_file(tmp_path: Path) -> None:
+    """Bit for bit, header included, however often it is written."""
+    written = set()
+    for i in range(12):
+        (tmp_path / str(i)).mkdir()
+        path = save_embedding(
+            tmp_path / str(i), "<sks>", {"text": _vectors(2), "text_2": _vectors(1, 3)}, {"b": 1, "a": 2}
+        )
+        written.add(path.read_bytes())
+    assert len(written) == 1
+
+
 def test_the_layout_is_the_one_diffusers_reads(tmp_path: Path) -> None:
     """One tensor under the word's name: (D,) for one vector, (T, D) for several."""
     one = load_file(save_embedding(tmp_path, "<sks>", {"text": _vectors(1)}, {}))
