@@ -11,6 +11,8 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
+
 from blackbox_ti import ledger_schema
 from blackbox_ti.budget import Cost
 from blackbox_ti.errors import LedgerError
@@ -25,6 +27,14 @@ _PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA trusted_schema = OFF",
 )
+
+
+def _patiently(connection: sqlite3.Connection, pragma: str) -> None:
+    """Run a pragma; changing the journal's mode does not heed SQLite's own time-out while another process opens."""
+    locked = retry_if_exception_message(match=".*locked.*")
+    for attempt in Retrying(retry=locked, stop=stop_after_delay(_BUSY_SECONDS), wait=wait_fixed(0.02), reraise=True):
+        with attempt:
+            connection.execute(pragma)
 
 
 class Store:
@@ -57,7 +67,7 @@ class Store:
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             for pragma in _PRAGMAS:
-                connection.execute(pragma)
+                _patiently(connection, pragma)
             self._check_version(connection, create=create)
         except BaseException:
             connection.close()

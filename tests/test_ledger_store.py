@@ -1,5 +1,7 @@
 import contextlib
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,13 @@ def test_database_errors_are_ledger_errors(tmp_path: Path) -> None:
         book.one("SELECT 1")
     with pytest.raises(LedgerError):
         Store(tmp_path / "no" / "such" / "folder", create=True, clock=lambda: 0.0)
+
+
+def test_a_new_book_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    """Nobody is turned away because another is just making the file."""
+    for i in range(10):
+        path = tmp_path / f"{i}.sqlite"
+        with ThreadPoolExecutor(8) as pool:
+            stores = list(pool.map(lambda _, p=path: Store(p, create=True, clock=time.time), range(8)))
+        for store in stores:
+            store.close()
