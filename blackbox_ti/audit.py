@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,12 +22,11 @@ from typing import Any, Final
 from blackbox_ti.attempt import Attempt
 from blackbox_ti.audit_report import AuditReport, empty_report, tabulate, waste_of
 from blackbox_ti.budget import Cost, check_caps
-from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.connection_args import add_connection, connect
 from blackbox_ti.errors import BudgetSpentError, LedgerError
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.ledger import Ledger, Operation
 from blackbox_ti.receipts import chain_faults, order_faults, seal_faults
-from blackbox_ti.secrets import load_api_key
 from blackbox_ti.wire import ModelCard, Receipt
 
 __all__ = ["LEDGER_NAME", "HostBook", "add_parser", "audit", "fetch_host_book"]
@@ -216,14 +214,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dir", metavar="DIR", type=Path, help="the run's folder")
-    parser.add_argument("--endpoint", metavar="URL", help="compare with the host's receipts, settle unknown outcomes")
-    parser.add_argument("--api-key-file", metavar="FILE", type=Path, help="file that holds the API key")
-    parser.add_argument("--api-key-command", metavar="COMMAND", help="command that prints the API key")
-    parser.add_argument("--ca-file", metavar="FILE", type=Path, help="certificate authority of the host (PEM)")
-    parser.add_argument("--client-certificate", metavar="FILE", type=Path, help="client certificate (PEM)")
-    parser.add_argument("--client-key", metavar="FILE", type=Path, help="its key (PEM)")
-    parser.add_argument("--proxy", metavar="URL", help="address of an HTTP proxy")
-    parser.add_argument("--allow-http", action="store_true", help="permit plain http off this machine")
+    add_connection(parser, required=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_run)
 
@@ -239,15 +230,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _host_book(arguments: argparse.Namespace) -> HostBook | None:
     if arguments.endpoint is None:
         return None
-    key = load_api_key(environ=os.environ, file=arguments.api_key_file, command=arguments.api_key_command)
-    options = ConnectionOptions(
-        ca_file=arguments.ca_file,
-        client_certificate=arguments.client_certificate,
-        client_key=arguments.client_key,
-        proxy=arguments.proxy,
-        allow_http=arguments.allow_http,
-    )
-    endpoint = HttpEndpoint(arguments.endpoint, api_key=key, options=options)
+    endpoint = connect(arguments)
     try:
         return fetch_host_book(endpoint)
     finally:

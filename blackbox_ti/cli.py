@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,12 +17,11 @@ from pydantic import ValidationError
 from blackbox_ti.budget import Caps
 from blackbox_ti.clip import Clip
 from blackbox_ti.concept import load_concept
-from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.connection_args import add_connection, connect
 from blackbox_ti.console import Console
 from blackbox_ti.embedding import load_embedding, stored_placeholder
 from blackbox_ti.errors import BlackboxTIError, InputError
 from blackbox_ti.generate import generate
-from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import invert, prepare
 from blackbox_ti.plan import DEFAULT_FORWARDS, InversionSettings
 from blackbox_ti.run_folder import (
@@ -34,40 +32,15 @@ from blackbox_ti.run_folder import (
     run_endpoint,
     save_result,
 )
-from blackbox_ti.secrets import load_api_key
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
 
 
-def _add_connection(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    group = parser.add_argument_group("connection")
-    group.add_argument("--endpoint", required=required, metavar="URL", help="address of the host")
-    group.add_argument("--api-key-file", type=Path, help="file that holds the API key (or set BLACKBOX_TI_API_KEY)")
-    group.add_argument("--api-key-command", help="command that prints the API key")
-    group.add_argument("--ca-file", type=Path, help="certificate authorities (PEM) instead of the system's")
-    group.add_argument("--client-certificate", type=Path, help="client certificate (PEM) for mutual TLS")
-    group.add_argument("--client-key", type=Path, help="its key (PEM)")
-    group.add_argument("--proxy", help="address of an HTTP proxy")
-    group.add_argument("--allow-http", action="store_true", help="permit plain http off this machine")
-
-
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-
-
-def _connect(args: argparse.Namespace, **extra: Any) -> HttpEndpoint:
-    key = load_api_key(environ=os.environ, file=args.api_key_file, command=args.api_key_command)
-    options = ConnectionOptions(
-        ca_file=args.ca_file,
-        client_certificate=args.client_certificate,
-        client_key=args.client_key,
-        proxy=args.proxy,
-        allow_http=args.allow_http,
-    )
-    return HttpEndpoint(args.endpoint, api_key=key, options=options, **extra)
 
 
 def _clip(name: str | None) -> Clip | None:
@@ -112,7 +85,7 @@ def _settings(args: argparse.Namespace) -> InversionSettings:
 
 def _add_optimize(commands: Any) -> None:
     parser = commands.add_parser("optimize", help="learn a word from pictures")
-    _add_connection(parser, required=False)
+    add_connection(parser, required=False)
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of 1 to 20 pictures")
     parser.add_argument("--placeholder-token", default="<sks>", help="the new word (default <sks>)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the run, empty or its own")
@@ -141,11 +114,11 @@ def _optimize(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args, settings, clip)
     check_folder(args.out)
-    with contextlib.closing(_connect(args)) as probe:
+    with contextlib.closing(connect(args)) as probe:
         concept = load_concept(args.images, probe.describe().resolution)
     record_command(args.out, args)
     caps = _caps(args, settings)
-    with run_endpoint(args.out, lambda hook: _connect(args, on_attempt=hook), settings, concept, caps) as endpoint:
+    with run_endpoint(args.out, lambda hook: connect(args, on_attempt=hook), settings, concept, caps) as endpoint:
         result = invert(
             endpoint,
             args.images,
@@ -180,7 +153,7 @@ def _caps(args: argparse.Namespace, settings: InversionSettings) -> Caps:
 
 
 def _dry_run(args: argparse.Namespace, settings: InversionSettings, clip: Clip | None) -> int:
-    with contextlib.closing(_connect(args)) as endpoint:
+    with contextlib.closing(connect(args)) as endpoint:
         ready = prepare(endpoint, args.images, settings, clip=clip, initial_embedding=args.initial_embedding)
     cost = ready.plan.cost(ready.card)
     record = dataclasses.asdict(ready.plan) | {f"total_{k}": v for k, v in dataclasses.asdict(cost).items()}
@@ -192,7 +165,7 @@ def _dry_run(args: argparse.Namespace, settings: InversionSettings, clip: Clip |
 
 def _add_generate(commands: Any) -> None:
     parser = commands.add_parser("generate", help="make pictures with a learned word")
-    _add_connection(parser)
+    add_connection(parser)
     parser.add_argument("--embedding", type=Path, required=True, metavar="FILE", help="a learned_embeds.safetensors")
     parser.add_argument(
         "--prompt", action="append", required=True, help="prompt with the placeholder in it; repeatable"
@@ -211,7 +184,7 @@ def _add_generate(commands: Any) -> None:
 def _generate(args: argparse.Namespace) -> int:
     if args.count < 1:
         raise InputError("--count is at least 1")
-    with contextlib.closing(_connect(args)) as endpoint:
+    with contextlib.closing(connect(args)) as endpoint:
         embedding = load_embedding(args.embedding, endpoint.describe().encoders)
         word = args.placeholder_token or stored_placeholder(args.embedding)
         seeds = range(args.seed, args.seed + args.count)

@@ -1,0 +1,44 @@
+"""The command line's options for reaching a host, one set for every command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.http_endpoint import HttpEndpoint
+from blackbox_ti.secrets import load_api_key
+
+__all__ = ["add_connection", "connect"]
+
+
+def add_connection(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the options that say which host, by which key and on which way."""
+    group = parser.add_argument_group("connection")
+    group.add_argument("--endpoint", required=required, metavar="URL", help="address of the host")
+    group.add_argument("--api-key-file", type=Path, help="file that holds the API key (or set BLACKBOX_TI_API_KEY)")
+    group.add_argument("--api-key-command", help="command that prints the API key")
+    group.add_argument("--ca-file", type=Path, help="certificate authorities (PEM) instead of the system's")
+    group.add_argument("--client-certificate", type=Path, help="client certificate (PEM) for mutual TLS")
+    group.add_argument("--client-key", type=Path, help="its key (PEM)")
+    group.add_argument("--proxy", help="address of an HTTP proxy")
+    group.add_argument("--allow-http", action="store_true", help="permit plain http off this machine")
+
+
+def connect(args: argparse.Namespace, **extra: Any) -> HttpEndpoint:
+    """Return the endpoint that parsed options name; `extra` goes to it.
+
+    Raises:
+        InputError: the key, the address or a TLS file cannot be used.
+    """
+    key = load_api_key(environ=os.environ, file=args.api_key_file, command=args.api_key_command)
+    options = ConnectionOptions(
+        ca_file=args.ca_file,
+        client_certificate=args.client_certificate,
+        client_key=args.client_key,
+        proxy=args.proxy,
+        allow_http=args.allow_http,
+    )
+    return HttpEndpoint(args.endpoint, api_key=key, options=options, **extra)
