@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blackbox_ti.wire import ImagesReply, ImagesRequest, LossReply, LossRequest, ModelCard, UsageReply
 
-__all__ = ["Endpoint", "Vocabulary"]
+__all__ = ["Endpoint", "Guarantees", "Vocabulary", "guarantees_of"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,20 @@ class Vocabulary:
 
     tokens: Sequence[str]
     embeddings: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarantees:
+    """What a host holds to; an endpoint without a `guarantees` of its own has them all.
+
+    `idempotency`: a call repeated under its key has an effect once. `exact_cost`: the reply says what was charged.
+    `receipts`: each charge comes with the host's signed word for it. Without idempotency an attempt whose outcome is
+    not known is never repeated and counts as spent, so that the cap on what is sent holds all the same.
+    """
+
+    idempotency: bool = True
+    exact_cost: bool = True
+    receipts: bool = True
 
 
 class Endpoint(Protocol):
@@ -61,3 +75,9 @@ class Endpoint(Protocol):
     def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+def guarantees_of(endpoint: object) -> Guarantees:
+    """Return what the host behind `endpoint` holds to."""
+    found = getattr(endpoint, "guarantees", None)
+    return found if isinstance(found, Guarantees) else Guarantees()
