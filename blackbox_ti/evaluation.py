@@ -1,9 +1,14 @@
-"""Candidates to numbers: one bank, one fitness a candidate, whatever the host's limits and reply mode."""
+"""Candidates to numbers: one bank, one fitness a candidate, whatever the host's limits and reply mode.
+
+`Evaluator` is what the search knows; `LossEvaluator` asks a host for losses, and `blackbox_ti.image_evaluation` scores
+the pictures it makes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +16,27 @@ from numpy.typing import NDArray
 from blackbox_ti.batching import Block, evaluate_blocks, pack
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import EndpointError, InputError, PlaceholderError, RejectedError
-from blackbox_ti.objective import fitness_of
+from blackbox_ti.objective import BankSettings, draw_bank, fitness_of
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import LossReply, LossRequest, ModelCard, ProblemCode, Sample, decode_tensor, encode_tensor
 
-__all__ = ["Evaluator", "Scores", "Spent"]
+__all__ = ["Evaluator", "LossEvaluator", "ObjectiveName", "Purpose", "Scores", "Spent", "booked_labels"]
 
 Array = NDArray[np.float64]
+ObjectiveName = Literal["loss", "images"]
+Purpose = Literal["race", "search", "heldout", "report"]
+Q = TypeVar("Q")
+
+# Every prompt of a bank is encoded anew for every candidate; the banks rotate through all of them.
+_PROMPTS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class Scores:
     """Fitness (n,), smaller is better, and the losses behind it: an array (samples,) a candidate, None if rejected.
 
-    Where the host tells only the order of candidates, `losses` is None and fitness is each candidate's rank.
+    Where the host tells only the order of candidates, `losses` is None and fitness is each candidate's rank. Of
+    pictures, losses are their scores with the sign changed.
     """
 
     fitness: Array
@@ -44,9 +56,44 @@ class Spent:
     queries: int = 0
 
 
+class Evaluator(Protocol[Q]):
+    """Scores candidates on banks of questions Q; the search, the judge and the race know nothing else of a host."""
+
+    @property
+    def objective(self) -> ObjectiveName:
+        """What is asked of the host."""
+        ...
+
+    @property
+    def ranked(self) -> bool:
+        """Whether scores are ranks alone, which cannot be compared between calls."""
+        ...
+
+    @property
+    def card(self) -> ModelCard:
+        """The host's model card."""
+        ...
+
+    @property
+    def spent(self) -> Spent:
+        """What the host charged so far."""
+        ...
+
+    def bank(self, purpose: Purpose, size: int, rng: np.random.Generator) -> list[Q]:
+        """Draw a bank of `size` questions."""
+        ...
+
+    def scores(self, embeddings: Embedding, bank: Sequence[Q], label: str) -> Scores:
+        """Score candidates, encoder -> (n, T, D), all on one bank."""
+        ...
+
+
 @dataclass(frozen=True)
-class Evaluator:
-    """Asks one endpoint about one concept with one set of prompts; `spent` counts what the host charged."""
+class LossEvaluator:
+    """Asks one endpoint about one concept of `images` pictures; `spent` counts what the host charged.
+
+    The search is asked timesteps between `t_min` and `t_max`, judgement all of them.
+    """
 
     endpoint: Endpoint
     card: ModelCard
@@ -54,20 +101,39 @@ class Evaluator:
     placeholder_token: str
     prompts: Sequence[str]
     spent: Spent = field(default_factory=Spent)
+    images: int = 1
+    t_min: float = 0.0
+    t_max: float = 1.0
+
+    @property
+    def objective(self) -> ObjectiveName:
+        """What is asked of the host."""
+        return "loss"
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the host tells only the order of candidates."""
+        return self.card.reply_mode == "rank"
+
+    def bank(self, purpose: Purpose, size: int, rng: np.random.Generator) -> list[Sample]:
+        """Draw the bank of one purpose."""
+        prompts = len(self.prompts)
+        if purpose in ("heldout", "report"):
+            return draw_bank(BankSettings(self.images, prompts), size, rng)
+        return draw_bank(BankSettings(self.images, prompts, self.t_min, self.t_max, _PROMPTS_AT_ONCE), size, rng)
 
     def scores(self, embeddings: Embedding, bank: Sequence[Sample], label: str) -> Scores:
         """Score candidates, encoder -> (n, T, D), all on one bank."""
         count = next(iter(embeddings.values())).shape[0]
         blocks = pack(count, len(bank), self.card.limits)
-        if self.card.reply_mode == "rank" and len(blocks) > 1:
+        if self.ranked and len(blocks) > 1:
             raise InputError("this host ranks the candidates of one request; make --popsize x --samples fit its limits")
-        # Requests made side by side each need a label of their own, for the books to tell them apart on resume.
-        labels = {block: f"{label}/{i}" if i else label for i, block in enumerate(blocks)}
+        labels = booked_labels(blocks, label)
         limit = self.card.limits.max_concurrency
         replies = evaluate_blocks(blocks, lambda b: self._ask(embeddings, bank, b, labels[b]), limit)
         self.spent.forwards += sum(reply.charge.forwards for reply in replies)
         self.spent.queries += sum(reply.charge.queries for reply in replies)
-        if self.card.reply_mode == "rank":
+        if self.ranked:
             return Scores(_ranks(replies[0], count), None)
         losses = _assembled(blocks, replies, count, len(bank))
         return Scores(fitness_of(losses), losses)
@@ -89,6 +155,11 @@ class Evaluator:
                 taken = f"'{self.placeholder_token}' is already a token of the model; choose another, like '<sks>'"
                 raise PlaceholderError(taken) from error
             raise
+
+
+def booked_labels(blocks: Sequence[Block], label: str) -> dict[Block, str]:
+    """Return a label of its own for each request made side by side, for the books to tell them apart on resume."""
+    return {block: f"{label}/{i}" if i else label for i, block in enumerate(blocks)}
 
 
 def _ranks(reply: LossReply, count: int) -> Array:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from blackbox_ti.evaluation import Evaluator
 from blackbox_ti.subspace import Embedding
-from blackbox_ti.wire import Sample
 
 __all__ = ["Judge"]
 
+Q = TypeVar("Q")
 
-class Judge:
+
+class Judge(Generic[Q]):
     """Holds the best embedding so far, encoder -> (T, D); comparisons are paired on one fixed bank."""
 
-    def __init__(self, evaluator: Evaluator, bank: Sequence[Sample], start: Embedding) -> None:
+    def __init__(self, evaluator: Evaluator[Q], bank: Sequence[Q], start: Embedding) -> None:
         self._evaluator, self._bank = evaluator, bank
         self.best = start
         self.best_loss: float | None = None
@@ -24,13 +26,13 @@ class Judge:
 
     def open(self) -> None:
         """Score the start; a host that only ranks has nothing to say of one candidate."""
-        if self._bank and self._evaluator.card.reply_mode != "rank":
+        if self._bank and not self._evaluator.ranked:
             scores = self._evaluator.scores(_stacked([self.best]), self._bank, "heldout/0")
             self.best_loss = scores.mean(0)
 
     def consider(self, embedding: Embedding, generation: int) -> bool:
         """Judge a candidate; keep it and return True if it beats the best so far."""
-        ranked = self._evaluator.card.reply_mode == "rank"
+        ranked = self._evaluator.ranked
         rivals = [self.best, embedding] if ranked else [embedding]
         scores = self._evaluator.scores(_stacked(rivals), self._bank, f"heldout/{generation}")
         loss = scores.mean(0)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,21 +16,19 @@ from blackbox_ti.clip import Clip
 from blackbox_ti.concept import Concept, load_concept
 from blackbox_ti.endpoint import Endpoint, Vocabulary
 from blackbox_ti.errors import BudgetSpentError
-from blackbox_ti.evaluation import Evaluator
+from blackbox_ti.evaluation import Evaluator, LossEvaluator, Purpose
 from blackbox_ti.heldout import Judge
 from blackbox_ti.initialise import Start, check_placeholder, whole_words
-from blackbox_ti.objective import BankSettings, draw_bank, prompts_for
+from blackbox_ti.objective import prompts_for
 from blackbox_ti.plan import InversionSettings, Plan, make_plan
 from blackbox_ti.search import CmaSearch, SearchSettings
 from blackbox_ti.start import choose_start, shortlist
 from blackbox_ti.subspace import Embedding, Subspace, full_subspace, pca_subspace, random_subspace
-from blackbox_ti.wire import ModelCard, Sample
+from blackbox_ti.wire import ModelCard
 
 __all__ = ["InversionResult", "Prepared", "Progress", "StopReason", "invert", "prepare"]
 
-
-# Every prompt of a bank is encoded anew for every candidate; the banks rotate through all of them.
-_PROMPTS_AT_ONCE = 2
+Q = TypeVar("Q")
 
 
 class StopReason(StrEnum):
@@ -107,7 +106,10 @@ def invert(
     registered = endpoint.register_concept(ready.concept.pngs)
     try:
         prompts = prompts_for(settings.learnable_property, settings.placeholder_token)
-        evaluator = Evaluator(endpoint, card, registered, settings.placeholder_token, prompts)
+        evaluator = LossEvaluator(
+            endpoint, card, registered, settings.placeholder_token, prompts,
+            images=len(ready.concept.pngs), t_min=settings.t_min, t_max=settings.t_max,
+        )  # fmt: skip
         run = _Run(evaluator, settings, plan, ready.concept, on_progress)
         start = choose_start(evaluator, ready.starts, run.bank("race", plan.race_samples))
         if on_plan:
@@ -177,12 +179,12 @@ def _rng(settings: InversionSettings, purpose: str, index: int = 0) -> np.random
     return np.random.default_rng([settings.seed, index, *purpose.encode()])
 
 
-class _Run:
+class _Run(Generic[Q]):
     """One search under way: what it asked so far and what it says of itself."""
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: Evaluator[Q],
         settings: InversionSettings,
         plan: Plan,
         concept: Concept,
@@ -193,14 +195,9 @@ class _Run:
         self.started = time.monotonic()
         self.history: list[Progress] = []
 
-    def bank(self, purpose: str, size: int, index: int = 0) -> list[Sample]:
+    def bank(self, purpose: Purpose, size: int, index: int = 0) -> list[Q]:
         """Draw the bank of one purpose; banks of search and judgement share no seed."""
-        s = self.settings
-        whole = purpose in ("heldout", "report")
-        t_min, t_max = (0.0, 1.0) if whole else (s.t_min, s.t_max)
-        at_once = len(self.evaluator.prompts) if whole else _PROMPTS_AT_ONCE
-        bank = BankSettings(len(self.concept.pngs), len(self.evaluator.prompts), t_min, t_max, at_once)
-        return draw_bank(bank, size, _rng(s, purpose, index)) if size else []
+        return self.evaluator.bank(purpose, size, _rng(self.settings, purpose, index)) if size else []
 
     def search(self, start: Start, subspace: Subspace) -> InversionResult:
         """Search from `start`; the answer is the best mean on the held-out bank."""
@@ -223,7 +220,7 @@ class _Run:
         s = self.settings
         return SearchSettings(self.plan.dimension, self.plan.popsize, s.sigma, s.covariance, s.mirrored)
 
-    def _generations(self, strategy: CmaSearch, subspace: Subspace, judge: Judge) -> StopReason:
+    def _generations(self, strategy: CmaSearch, subspace: Subspace, judge: Judge[Q]) -> StopReason:
         for generation in range(1, self.plan.generations + 1):
             bank = self.bank("search", self.plan.samples, (generation - 1) // self.settings.rotate_every)
             candidates = strategy.ask()
@@ -240,8 +237,8 @@ class _Run:
                 return StopReason.NOTHING_MORE_LEARNED
         return StopReason.PLAN_FINISHED
 
-    def _report(self, embedding: Embedding, bank: Sequence[Sample], label: str) -> float | None:
-        if not bank or self.evaluator.card.reply_mode == "rank":
+    def _report(self, embedding: Embedding, bank: Sequence[Q], label: str) -> float | None:
+        if not bank or self.evaluator.ranked:
             return None
         return self.evaluator.scores({n: v[None] for n, v in embedding.items()}, bank, label).mean(0)
 
@@ -254,7 +251,7 @@ class _Run:
         self.on_progress(now)
 
     def _result(
-        self, start: Start, judge: Judge, reason: StopReason, before: float | None, after: float | None
+        self, start: Start, judge: Judge[Q], reason: StopReason, before: float | None, after: float | None
     ) -> InversionResult:
         spent = self.evaluator.spent
         return InversionResult(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,9 +16,11 @@ from blackbox_ti.evaluation import Evaluator
 from blackbox_ti.initialise import Start, from_attention, from_file, from_word, rank_words, whole_words
 from blackbox_ti.plan import InversionSettings
 from blackbox_ti.subspace import Embedding
-from blackbox_ti.wire import ModelCard, Sample
+from blackbox_ti.wire import ModelCard
 
 __all__ = ["choose_start", "shortlist"]
+
+Q = TypeVar("Q")
 
 _SENTENCE = "a photo of a {}"
 _PLAIN_WORDS = ("object", "thing", "picture", "photo", "art", "style")
@@ -90,7 +93,7 @@ def _shared_words(vocabularies: Mapping[str, Vocabulary]) -> dict[str, Vocabular
     return {name: Vocabulary(words, t.embeddings[[rows[name][w] for w in words]]) for name, t in tables.items()}
 
 
-def choose_start(evaluator: Evaluator, starts: Sequence[Start], bank: Sequence[Sample]) -> Start:
+def choose_start(evaluator: Evaluator[Q], starts: Sequence[Start], bank: Sequence[Q]) -> Start:
     """Return the start with the lowest mean loss, all asked on one bank; one alone is not asked."""
     if len(starts) == 1:
         return starts[0]

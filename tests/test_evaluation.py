@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import InputError, PlaceholderError, RejectedError
-from blackbox_ti.evaluation import Evaluator
+from blackbox_ti.evaluation import LossEvaluator
 from blackbox_ti.objective import BankSettings, draw_bank
 from blackbox_ti.wire import Limits, LossReply, LossRequest, Problem
 from tests.fake_host import FakeHost, fake_endpoint, png
@@ -18,12 +18,12 @@ PROMPTS = ["a photo of <sks>", "a rendering of <sks>", "the <sks>"]
 BANK = draw_bank(BankSettings(2, len(PROMPTS)), 7, np.random.default_rng(0))
 
 
-def _evaluator(host: FakeHost, limits: Limits | None = None) -> Evaluator:
+def _evaluator(host: FakeHost, limits: Limits | None = None) -> LossEvaluator:
     endpoint = fake_endpoint(host)
     card = endpoint.describe()
     if limits is not None:
         card = card.model_copy(update={"limits": limits})
-    return Evaluator(endpoint, card, endpoint.register_concept([png(), png((1, 2, 3))]), "<sks>", PROMPTS)
+    return LossEvaluator(endpoint, card, endpoint.register_concept([png(), png((1, 2, 3))]), "<sks>", PROMPTS)
 
 
 def _candidates(count: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
@@ -93,6 +93,6 @@ def test_a_taken_placeholder_found_out_by_the_host_is_told_as_one() -> None:
     """A host without a vocabulary still ends in the placeholder's error; other refusals stay what they are."""
     for code, kind in (("placeholder_taken", PlaceholderError), ("invalid_tensor", RejectedError)):
         endpoint: Endpoint = _Refusing(code)  # type: ignore[assignment]
-        evaluator = Evaluator(endpoint, FakeHost().card, "c", "<sks>", PROMPTS)
+        evaluator = LossEvaluator(endpoint, FakeHost().card, "c", "<sks>", PROMPTS)
         with pytest.raises(kind):
             evaluator.scores(_candidates(1), BANK, "x")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from blackbox_ti.evaluation import Evaluator
+from blackbox_ti.evaluation import LossEvaluator
 from blackbox_ti.heldout import Judge
 from blackbox_ti.objective import BankSettings, draw_bank
+from blackbox_ti.wire import Sample
 from tests.fake_host import FakeHost, fake_endpoint, png
 
 BANK = draw_bank(BankSettings(1, 1), 6, np.random.default_rng(0))
 
 
-def _judge(host: FakeHost) -> Judge:
+def _judge(host: FakeHost) -> Judge[Sample]:
     endpoint = fake_endpoint(host)
-    evaluator = Evaluator(endpoint, endpoint.describe(), endpoint.register_concept([png()]), "<sks>", ["a <sks>"])
+    evaluator = LossEvaluator(endpoint, endpoint.describe(), endpoint.register_concept([png()]), "<sks>", ["a <sks>"])
     return Judge(evaluator, BANK, {"text": host.table[1:2]})
 
 

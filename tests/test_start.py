@@ -13,7 +13,7 @@ from blackbox_ti.clip import Clip
 from blackbox_ti.concept import load_concept
 from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import InputError
-from blackbox_ti.evaluation import Evaluator
+from blackbox_ti.evaluation import LossEvaluator
 from blackbox_ti.initialise import Start
 from blackbox_ti.objective import BankSettings, draw_bank
 from blackbox_ti.plan import InversionSettings
@@ -72,7 +72,7 @@ def test_the_race_is_won_by_the_lowest_loss_on_one_bank() -> None:
     """All are asked the same questions; one alone is not asked."""
     host = FakeHost()
     endpoint = fake_endpoint(host)
-    evaluator = Evaluator(endpoint, endpoint.describe(), endpoint.register_concept([png()]), "<sks>", ["a <sks>"])
+    evaluator = LossEvaluator(endpoint, endpoint.describe(), endpoint.register_concept([png()]), "<sks>", ["a <sks>"])
     starts = [Start({"text": (host.target + d)[None].astype(np.float32)}, str(d)) for d in (0.9, 0.1, 0.5)]
     bank = draw_bank(BankSettings(1, 1), 8, np.random.default_rng(0))
     assert choose_start(evaluator, starts, bank).description == "0.1"
