@@ -49,8 +49,8 @@ def books_at(settings: Settings, folder: Path) -> Books:
     return Books(URL.create("sqlite", database=str(path)))
 
 
-def model_card(engine: Engine, settings: Settings, public_key: str) -> ModelCard:
-    """Return the model card: the engine's share, and what the host decided."""
+def model_card(engine: Engine, settings: Settings, public_key: str | None) -> ModelCard:
+    """Return the model card: the engine's share, and what the host decided; without a key no receipts are signed."""
     info = engine.info
     typical = max(encoder.norm_mean + 3 * encoder.norm_std for encoder in info.encoders)
     changes = {
