@@ -21,9 +21,13 @@ DEFAULT_FORWARDS = 5000
 class InversionSettings(BaseModel):
     """What the user wants; None leaves a knob to the plan. Recorded whole in the result.
 
-    `t_min` and `t_max` bound the timesteps asked, as shares of the noise schedule; `samples` is the size of a
-    generation's bank; `heldout` that of the bank the answer is judged on; `race` how many words are compared at the
-    start.
+    `preset` names settings that hold where nothing else is given (`PRESETS`). `t_min` and `t_max` bound the timesteps
+    asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank the answer is judged on; `race` how many words are compared at the
+    start. `whiten` scales principal axes by the words' spread along them; without it they have length 1, and
+    `add_mean` moves the origin by the mean word. Without `common_noise` every candidate of a generation draws pictures,
+    prompts and noise of its own at the generation's timesteps. `answer` is the mean that did best on the held-out bank,
+    the last mean, or the candidate that scored best in the last generation. `attention_norm` is the length of the
+    cross-attention's result: that of words, or 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -50,6 +54,22 @@ class InversionSettings(BaseModel):
     race: int = Field(default=8, ge=1)
     race_samples: int = Field(default=16, ge=1)
     patience: int = Field(default=6, ge=1)
+    prompts_at_once: int = Field(default=2, ge=1)
+    common_noise: bool = True
+    whiten: bool = True
+    add_mean: bool = False
+    answer: Literal["heldout", "mean", "luckiest"] = "heldout"
+    attention_temperature: float = Field(default=0.02, gt=0)
+    attention_norm: Literal["words", "unit"] = "words"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        """Fill what is not given from the preset."""
+        name = given.get("preset", "default") if isinstance(given, dict) else "default"
+        if name not in PRESETS:
+            raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+        return PRESETS[name] | given if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -58,7 +78,24 @@ class InversionSettings(BaseModel):
         return self
 
 
-PRESETS: dict[str, dict[str, Any]] = {"default": {}}
+# The paper's reference code (github.com/feizc/Gradient-Free-Textual-Inversion, `train_inversion.py` and
+# `initialize_inversion.py`) at its own defaults; `samples` is its 5 repeats of 5 pictures.
+_PAPER: dict[str, Any] = {
+    "subspace": "pca",
+    "dimension": 256,
+    "popsize": 20,
+    "samples": 25,
+    "sigma": 1.0,
+    "whiten": False,
+    "add_mean": True,
+    "common_noise": False,
+    "prompts_at_once": 12,
+    "race": 1,
+    "attention_temperature": 1.0,
+    "attention_norm": "unit",
+    "answer": "luckiest",
+}
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": _PAPER}
 
 
 @dataclass(frozen=True)
@@ -77,6 +114,8 @@ class Plan:
     report: int
     ranked: bool
     max_forwards: int
+    common_noise: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def race_cost(self) -> int:
@@ -111,7 +150,8 @@ class Plan:
     def cost(self, card: ModelCard) -> Cost:
         """Return the exact cost of the whole plan on an endpoint, as its books will show it."""
         calls = [(self.race, self.race_samples)] if self.race > 1 else []
-        calls += [(self.popsize, self.samples)] * self.generations
+        generation = [(self.popsize, self.samples)] if self.common_noise else [(1, self.samples)] * self.popsize
+        calls += generation * self.generations
         calls += [(2 if self.ranked else 1, self.heldout)] * self.checks
         if not self.ranked:
             calls += [(1, self.heldout)] * bool(self.heldout) + [(1, self.report)] * 2
@@ -127,6 +167,7 @@ class Plan:
             f"{self.generations} generations of {self.popsize} candidates x {self.samples} samples in "
             f"{self.dimension} dimensions ({self.subspace}); {self.total:,} of {self.max_forwards:,} forwards: "
             f"{self.race_cost:,} words, {self.search_cost:,} search, {self.heldout_cost:,} held out"
+            + "".join(f"; {note}" for note in self.notes)
         )
 
 
@@ -141,8 +182,9 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
         raise InputError("subspace 'pca' needs the host's vocabulary, which it does not offer; use 'random'")
     budget = settings.max_forwards
     width = sum(e.dim for e in card.encoders) * settings.num_vectors
-    most = min([_dimension(budget), *(e.dim for e in card.encoders), *([vocabulary - 1] if subspace == "pca" else [])])
-    dimension = width if subspace == "full" else (settings.dimension or most) * _blocks(settings, card)
+    most = min([*(e.dim for e in card.encoders), *([vocabulary - 1] if subspace == "pca" else [])])
+    per_vector = min(settings.dimension or _dimension(budget), most)
+    dimension = width if subspace == "full" else per_vector * _blocks(settings, card)
     popsize = settings.popsize or _popsize(budget)
     samples = min(settings.samples or _samples(budget), card.limits.max_samples)
     race = min(settings.race, words, max(1, budget // (10 * settings.race_samples)))
@@ -150,6 +192,7 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     report = heldout
     ranked = card.reply_mode == "rank"
     checks = settings.heldout_checks if settings.heldout_checks is not None else _checks(budget)
+    checks = checks if settings.answer == "heldout" else 0
     judging = 2 * checks * heldout if ranked else ((checks > 0) + checks + 2) * heldout
     overhead = (race * settings.race_samples if race > 1 else 0) + judging
     generations = (budget - overhead) // (popsize * samples)
@@ -161,8 +204,25 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     check_every = max(1, -(-generations // checks)) if checks else generations + 1
     return Plan(
         subspace, dimension, popsize, samples, generations, race, settings.race_samples, heldout if checks else 0,
-        check_every, report, ranked, budget,
+        check_every, report, ranked, budget, settings.common_noise, _notes(settings, subspace, per_vector),
     )  # fmt: skip
+
+
+def _notes(settings: InversionSettings, subspace: str, per_vector: int) -> tuple[str, ...]:
+    """What a reader of the plan should know beyond its numbers."""
+    notes = []
+    if subspace != "full" and settings.dimension is not None and settings.dimension > per_vector:
+        notes.append(f"{settings.dimension} dimensions asked, {per_vector} there are")
+    if not settings.common_noise:
+        notes.append("every candidate on noise of its own, so a generation compares luck as well as words")
+    else:
+        kept = settings.rotate_every
+        notes.append("a fresh bank every generation" if kept == 1 else f"a bank kept for {kept} generations")
+    if subspace == "pca" and not settings.whiten:
+        notes.append("axes of length 1, whatever the words' spread" + (", around the mean word" * settings.add_mean))
+    if settings.answer == "luckiest":
+        notes.append("the answer is the luckiest candidate of the last generation")
+    return tuple(notes)
 
 
 def _blocks(settings: InversionSettings, card: ModelCard) -> int:
