@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,9 +120,14 @@ def rank_words(image_features: Array, text_features: Array) -> NDArray[np.int64]
 
 
 def from_attention(
-    image_features: Array, text_features: Array, vocabularies: Mapping[str, Vocabulary], *, temperature: float = 0.02
+    image_features: Array,
+    text_features: Array,
+    vocabularies: Mapping[str, Vocabulary],
+    *,
+    temperature: float = 0.02,
+    norm: Literal["words", "unit"] = "words",
 ) -> Embedding:
-    """Return the attention-weighted mean of word embeddings, (1, D) an encoder, at the words' mean norm.
+    """Return the attention-weighted mean of word embeddings, (1, D) an encoder, at the words' mean norm, or at 1.
 
     `image_features` (n, C) and `text_features` (V, C) are unit vectors; row v of every vocabulary is word v.
     """
@@ -131,6 +137,6 @@ def from_attention(
     embedding = {}
     for name, vocabulary in vocabularies.items():
         mixed = weights @ vocabulary.embeddings.astype(np.float64)
-        norm = np.linalg.norm(vocabulary.embeddings, axis=1).mean()
-        embedding[name] = (mixed * norm / max(np.linalg.norm(mixed), 1e-12)).astype(np.float32)[None]
+        length = np.linalg.norm(vocabulary.embeddings, axis=1).mean() if norm == "words" else 1.0
+        embedding[name] = (mixed * length / max(np.linalg.norm(mixed), 1e-12)).astype(np.float32)[None]
     return embedding

@@ -22,12 +22,12 @@ class InversionSettings(BaseModel):
     """What the user wants; None leaves a knob to the plan. Recorded whole in the result.
 
     `preset` names settings that hold where nothing else is given (`PRESETS`). `t_min` and `t_max` bound the timesteps
-    asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank the answer is judged on; `race` how many words are compared at the
-    start. `whiten` scales principal axes by the words' spread along them; without it they have length 1, and
-    `add_mean` moves the origin by the mean word. Without `common_noise` every candidate of a generation draws pictures,
-    prompts and noise of its own at the generation's timesteps. `answer` is the mean that did best on the held-out bank,
-    the last mean, or the candidate that scored best in the last generation. `attention_norm` is the length of the
-    cross-attention's result: that of words, or 1.
+    asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank the
+    answer is judged on; `race` how many words are compared at the start. `whiten` scales principal axes by the words'
+    spread along them; without it they have length 1, and `add_mean` moves the origin by the mean word. Without
+    `common_noise` every candidate of a generation draws pictures, prompts and noise of its own at the generation's
+    timesteps. `answer` is the mean that did best on the held-out bank, the last mean, or the candidate that scored best
+    in the last generation. `attention_norm` is the length of the cross-attention's result: that of words, or 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

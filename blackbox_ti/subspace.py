@@ -84,10 +84,19 @@ def _blocks(origin: Embedding, per_token: Mapping[str, Array]) -> Subspace:
     )
 
 
-def pca_subspace(origin: Embedding, vocabularies: Mapping[str, Vocabulary], dimension: int) -> Subspace:
+def pca_subspace(
+    origin: Embedding,
+    vocabularies: Mapping[str, Vocabulary],
+    dimension: int,
+    *,
+    whiten: bool = True,
+    add_mean: bool = False,
+) -> Subspace:
     """Return the subspace of the vocabulary's principal axes, each as long as the words' spread along it.
 
-    `dimension` is the number of coordinates a token vector has; with T vectors there are T times as many.
+    `dimension` is the number of coordinates a token vector has; with T vectors there are T times as many. Without
+    `whiten` axes have length 1; `add_mean` moves the origin by the mean word. Both are what the paper's reference code
+    does (its `inverse_transform` of an unwhitened PCA).
     """
     rows = {}
     for name in origin:
@@ -96,8 +105,12 @@ def pca_subspace(origin: Embedding, vocabularies: Mapping[str, Vocabulary], dime
         _check(dimension, min(len(table) - 1, table.shape[1]))
         _, singular, axes = np.linalg.svd(centred, full_matrices=False)
         spread = singular[:dimension] / np.sqrt(max(len(table) - 1, 1))
-        rows[name] = _signed(axes[:dimension]) * spread[:, None]
-    return _blocks(origin, rows)
+        rows[name] = _signed(axes[:dimension]) * (spread[:, None] if whiten else 1.0)
+    return _blocks(_shifted(origin, vocabularies) if add_mean else origin, rows)
+
+
+def _shifted(origin: Embedding, vocabularies: Mapping[str, Vocabulary]) -> Embedding:
+    return {name: value + vocabularies[name].embeddings.mean(axis=0) for name, value in origin.items()}
 
 
 def _signed(axes: Array) -> Array:
