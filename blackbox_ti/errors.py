@@ -4,7 +4,8 @@ BlackboxTIError
 ├── InputError                 what the user gave cannot be used          exit code 2
 │   ├── ImageError             a picture is missing, broken or too large            3
 │   ├── PlaceholderError       the placeholder is not a free token                  4
-│   └── OutputError            the output folder cannot be used                     5
+│   ├── OutputError            the output folder cannot be used                     5
+│   └── ScorerError            the scorer is missing, failed, or gave no number     2
 ├── BudgetError                the cap does not allow the next step                 6
 │   ├── BudgetTooSmallError    not even one generation fits                         6
 │   └── BudgetSpentError       a request would go over the cap, here or at the host 6
@@ -44,6 +45,7 @@ __all__ = [
     "ProtocolError",
     "RejectedError",
     "ResumeError",
+    "ScorerError",
     "SearchError",
     "WireError",
 ]
@@ -77,6 +79,10 @@ class OutputError(InputError):
     """The output folder is in use or cannot be written."""
 
     exit_code = 5
+
+
+class ScorerError(InputError):
+    """The scorer is not there, failed, or did not return one finite number a picture."""
 
 
 class BudgetError(BlackboxTIError):

@@ -6,7 +6,8 @@ the pictures it makes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -20,16 +21,21 @@ from blackbox_ti.objective import BankSettings, draw_bank, fitness_of
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import LossReply, LossRequest, ModelCard, ProblemCode, Sample, decode_tensor, encode_tensor
 
-__all__ = ["Evaluator", "LossEvaluator", "ObjectiveName", "Purpose", "Scores", "Spent", "booked_labels"]
+__all__ = [
+    "Evaluator",
+    "LossEvaluator",
+    "ObjectiveName",
+    "Purpose",
+    "Scores",
+    "Spent",
+    "booked_labels",
+    "placeholder_told",
+]
 
 Array = NDArray[np.float64]
 ObjectiveName = Literal["loss", "images"]
 Purpose = Literal["race", "search", "heldout", "report"]
 Q = TypeVar("Q")
-
-# Every prompt of a bank is encoded anew for every candidate; the banks rotate through all of them.
-_PROMPTS_AT_ONCE = 2
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -92,7 +98,8 @@ class Evaluator(Protocol[Q]):
 class LossEvaluator:
     """Asks one endpoint about one concept of `images` pictures; `spent` counts what the host charged.
 
-    The search is asked timesteps between `t_min` and `t_max`, judgement all of them.
+    The search is asked timesteps between `t_min` and `t_max`, judgement all of them. Every prompt of a bank is encoded
+    anew for every candidate, so a bank of the search uses `prompts_at_once`, and the banks rotate through all.
     """
 
     endpoint: Endpoint
@@ -104,6 +111,7 @@ class LossEvaluator:
     images: int = 1
     t_min: float = 0.0
     t_max: float = 1.0
+    prompts_at_once: int = 2
 
     @property
     def objective(self) -> ObjectiveName:
@@ -120,7 +128,7 @@ class LossEvaluator:
         prompts = len(self.prompts)
         if purpose in ("heldout", "report"):
             return draw_bank(BankSettings(self.images, prompts), size, rng)
-        return draw_bank(BankSettings(self.images, prompts, self.t_min, self.t_max, _PROMPTS_AT_ONCE), size, rng)
+        return draw_bank(BankSettings(self.images, prompts, self.t_min, self.t_max, self.prompts_at_once), size, rng)
 
     def scores(self, embeddings: Embedding, bank: Sequence[Sample], label: str) -> Scores:
         """Score candidates, encoder -> (n, T, D), all on one bank."""
@@ -148,13 +156,20 @@ class LossEvaluator:
             prompts=[self.prompts[i] for i in used],
             samples=[s.model_copy(update={"prompt": used.index(s.prompt)}) for s in samples],
         )
-        try:
+        with placeholder_told(self.placeholder_token):
             return self.endpoint.losses(request, label=label)
-        except RejectedError as error:
-            if error.problem is not None and error.problem.code == ProblemCode.PLACEHOLDER_TAKEN:
-                taken = f"'{self.placeholder_token}' is already a token of the model; choose another, like '<sks>'"
-                raise PlaceholderError(taken) from error
-            raise
+
+
+@contextlib.contextmanager
+def placeholder_told(placeholder_token: str) -> Iterator[None]:
+    """Turn a host's refusal of the placeholder into the error that a vocabulary would have given at the start."""
+    try:
+        yield
+    except RejectedError as error:
+        if error.problem is not None and error.problem.code == ProblemCode.PLACEHOLDER_TAKEN:
+            taken = f"'{placeholder_token}' is already a token of the model; choose another, like '<sks>'"
+            raise PlaceholderError(taken) from error
+        raise
 
 
 def booked_labels(blocks: Sequence[Block], label: str) -> dict[Block, str]:

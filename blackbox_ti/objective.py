@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from blackbox_ti.wire import Sample
 
-__all__ = ["BankSettings", "ObjectProperty", "draw_bank", "fitness_of", "prompts_for"]
+__all__ = ["BankSettings", "ObjectProperty", "draw_bank", "evenly", "fitness_of", "prompts_for"]
 
 Array = NDArray[np.float64]
 ObjectProperty = Literal["object", "style"]
@@ -69,17 +69,17 @@ def draw_bank(settings: BankSettings, size: int, rng: np.random.Generator) -> li
     """Return `size` samples: timesteps stratified over the range, pictures and prompts spread evenly."""
     width = settings.t_max - settings.t_min
     t = settings.t_min + width * (rng.permutation(size) + rng.uniform(0.001, 0.999, size)) / size
-    images = _even(settings.images, size, rng)
+    images = evenly(settings.images, size, rng)
     some = rng.permutation(settings.prompts)[: settings.prompts_at_once]
-    prompts = some[_even(len(some), size, rng)]
+    prompts = some[evenly(len(some), size, rng)]
     seeds = rng.integers(2**48, size=size)
     return [
         Sample(image=int(images[i]), prompt=int(prompts[i]), t=float(t[i]), seed=int(seeds[i])) for i in range(size)
     ]
 
 
-def _even(options: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`size` indices below `options`, each as often as the others to within one, in random order."""
+def evenly(options: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return `size` indices below `options`, each as often as the others to within one, in random order."""
     rounds = -(-size // options)
     return np.concatenate([rng.permutation(options) for _ in range(rounds)])[:size]
 

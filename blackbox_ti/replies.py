@@ -39,6 +39,7 @@ __all__ = [
     "check_images_reply",
     "check_loss_reply",
     "check_receipt",
+    "decode_png",
     "parse_record",
     "price_of",
     "receipt_bytes",
@@ -96,7 +97,7 @@ def check_images_reply(request: ImagesRequest, reply: ImagesReply, card: ModelCa
         if (picture is None) != (item.candidate in rejected):
             raise ProtocolError("the host's pictures do not fit the candidates it rejected")
         if picture is not None:
-            _check_png(picture, size, card.limits)
+            decode_png(picture, size, card.limits)
     made = sum(picture is not None for picture in reply.images)
     check_charge(reply.charge, images_cost(made, request.num_inference_steps, request.guidance_scale), card.prices)
 
@@ -164,8 +165,14 @@ def _is_permutation(left: Collection[int], right: Collection[int]) -> bool:
     return len(left) == len(right) and set(left) == set(right)
 
 
-def _check_png(picture: str, size: tuple[int, int], limits: Limits) -> None:
-    """Check one base64 PNG: bytes before decoding, pixels before decompressing, then that it is whole."""
+def decode_png(picture: str, size: tuple[int, int], limits: Limits) -> Image.Image:
+    """Return one base64 PNG of `size` (width, height) as RGB, without its metadata.
+
+    Bytes are checked before decoding, pixels before decompressing, then that it is whole.
+
+    Raises:
+        ProtocolError: it is too large, of another size, or not a whole PNG.
+    """
     if len(picture) > 4 * (limits.max_image_bytes // 3 + 2):
         raise ProtocolError("the host sent a picture of more bytes than its model card allows")
     try:
@@ -174,12 +181,14 @@ def _check_png(picture: str, size: tuple[int, int], limits: Limits) -> None:
             _check_size(image.size, size, limits)
             image.verify()
         with Image.open(io.BytesIO(raw), formats=("PNG",)) as image:
-            image.load()
+            decoded = image.convert("RGB")
     except ProtocolError:
         raise
     except Exception as error:
         # A decoder fed a stranger's bytes fails in more ways than its documentation lists.
         raise ProtocolError("the host sent a picture that is not a whole PNG") from error
+    decoded.info = {}
+    return decoded
 
 
 def _check_size(size: tuple[int, int], asked: tuple[int, int], limits: Limits) -> None:
