@@ -37,6 +37,7 @@ ObjectiveName = Literal["loss", "images"]
 Purpose = Literal["race", "search", "heldout", "report"]
 Q = TypeVar("Q")
 
+
 @dataclass(frozen=True)
 class Scores:
     """Fitness (n,), smaller is better, and the losses behind it: an array (samples,) a candidate, None if rejected.

@@ -12,14 +12,15 @@ from typing import Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from blackbox_ti.canary import Canary, rivals
 from blackbox_ti.clip import Clip
 from blackbox_ti.concept import Concept, load_concept
 from blackbox_ti.endpoint import Endpoint, Vocabulary
-from blackbox_ti.errors import BudgetSpentError
-from blackbox_ti.evaluation import Evaluator, LossEvaluator, Purpose
+from blackbox_ti.errors import BudgetSpentError, InputError
+from blackbox_ti.evaluation import Evaluator, LossEvaluator, Purpose, Scores
 from blackbox_ti.heldout import Judge
 from blackbox_ti.initialise import Start, check_placeholder, whole_words
-from blackbox_ti.objective import prompts_for
+from blackbox_ti.objective import fitness_of, prompts_for
 from blackbox_ti.plan import InversionSettings, Plan, make_plan
 from blackbox_ti.search import CmaSearch, SearchSettings
 from blackbox_ti.start import choose_start, shortlist
@@ -42,7 +43,10 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; losses are None before the first and where the host tells none."""
+    """Where a run stands; losses are None before the first and where the host tells none.
+
+    `host_changed` is how often the canary found that the host answers otherwise than before.
+    """
 
     phase: str
     generation: int
@@ -52,6 +56,7 @@ class Progress:
     loss: float | None
     heldout_loss: float | None
     seconds: float
+    host_changed: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class InversionResult:
 
     `heldout_loss_before` and `heldout_loss_after` are measured on a bank that neither the search nor the choice of the
     answer has seen, the same for both; None where the host tells no losses. `history` holds one `Progress` a
-    generation.
+    generation. `host_changed` is how often the canary found that the host answers otherwise than before.
     """
 
     placeholder_token: str
@@ -78,6 +83,7 @@ class InversionResult:
     card: ModelCard
     concept_sha256: str
     history: Sequence[Progress] = field(default_factory=list)
+    host_changed: int = 0
 
 
 def invert(
@@ -109,8 +115,9 @@ def invert(
         evaluator = LossEvaluator(
             endpoint, card, registered, settings.placeholder_token, prompts,
             images=len(ready.concept.pngs), t_min=settings.t_min, t_max=settings.t_max,
+            prompts_at_once=settings.prompts_at_once,
         )  # fmt: skip
-        run = _Run(evaluator, settings, plan, ready.concept, on_progress)
+        run = _Run(evaluator, settings, plan, ready.concept, on_progress, endpoint.describe)
         start = choose_start(evaluator, ready.starts, run.bank("race", plan.race_samples))
         if on_plan:
             on_plan(plan, start)
@@ -168,7 +175,8 @@ def _subspace(
 ) -> Subspace:
     per_vector = plan.dimension // (settings.num_vectors * len(card.encoders))
     if plan.subspace == "pca":
-        return pca_subspace(origin, {n: whole_words(v) for n, v in vocabularies.items()}, per_vector)
+        words = {n: whole_words(v) for n, v in vocabularies.items()}
+        return pca_subspace(origin, words, per_vector, whiten=settings.whiten, add_mean=settings.add_mean)
     if plan.subspace == "random":
         return random_subspace(origin, card.encoders, per_vector, _rng(settings, "subspace"))
     return full_subspace(origin, card.encoders)
@@ -177,6 +185,10 @@ def _subspace(
 def _rng(settings: InversionSettings, purpose: str, index: int = 0) -> np.random.Generator:
     """A generator of its own for each purpose, so that one knob does not reshuffle another's luck."""
     return np.random.default_rng([settings.seed, index, *purpose.encode()])
+
+
+def _row(embeddings: Embedding, index: int) -> Embedding:
+    return {name: rows[index] for name, rows in embeddings.items()}
 
 
 class _Run(Generic[Q]):
@@ -189,11 +201,14 @@ class _Run(Generic[Q]):
         plan: Plan,
         concept: Concept,
         on_progress: Callable[[Progress], None] | None,
+        describe: Callable[[], ModelCard],
     ) -> None:
         self.evaluator, self.settings, self.plan, self.concept = evaluator, settings, plan, concept
         self.on_progress = on_progress or (lambda _: None)
         self.started = time.monotonic()
         self.history: list[Progress] = []
+        self.describe = describe
+        self.canary: Canary | None = None
 
     def bank(self, purpose: Purpose, size: int, index: int = 0) -> list[Q]:
         """Draw the bank of one purpose; banks of search and judgement share no seed."""
@@ -208,6 +223,7 @@ class _Run(Generic[Q]):
         try:
             before = self._report(start.embedding, report, "heldout/before")
             judge.open()
+            self._open_canary(start.embedding)
             reason = self._generations(strategy, subspace, judge)
         except KeyboardInterrupt:
             reason = StopReason.INTERRUPTED
@@ -222,20 +238,49 @@ class _Run(Generic[Q]):
 
     def _generations(self, strategy: CmaSearch, subspace: Subspace, judge: Judge[Q]) -> StopReason:
         for generation in range(1, self.plan.generations + 1):
-            bank = self.bank("search", self.plan.samples, (generation - 1) // self.settings.rotate_every)
-            candidates = strategy.ask()
-            scores = self.evaluator.scores(subspace.embed(candidates), bank, f"search/{generation}")
+            candidates = subspace.embed(strategy.ask())
+            scores = self._scores(candidates, generation)
             strategy.tell(scores.fitness)
-            if self.plan.heldout and (generation % self.plan.check_every == 0 or generation == self.plan.generations):
-                mean = {name: rows[0] for name, rows in subspace.embed(strategy.mean[None]).items()}
-                judge.consider(mean, generation)
+            if self.settings.answer == "luckiest":
+                judge.best = _row(candidates, int(np.argmin(scores.fitness)))
             elif not self.plan.heldout:
-                judge.best = {name: rows[0] for name, rows in subspace.embed(strategy.mean[None]).items()}
+                judge.best = _row(subspace.embed(strategy.mean[None]), 0)
+            elif generation % self.plan.check_every == 0 or generation == self.plan.generations:
+                judge.consider(_row(subspace.embed(strategy.mean[None]), 0), generation)
+            self._watch(generation)
             best = min((m for m in map(scores.mean, range(len(scores.fitness))) if m is not None), default=None)
             self._tell("search", generation, best, judge.best_loss)
             if judge.failures >= self.settings.patience:
                 return StopReason.NOTHING_MORE_LEARNED
         return StopReason.PLAN_FINISHED
+
+    def _scores(self, candidates: Embedding, generation: int) -> Scores:
+        """Score a generation on one bank, or where the user wants it so each candidate on a bank of its own."""
+        turn, label = (generation - 1) // self.settings.rotate_every, f"search/{generation}"
+        if self.settings.common_noise:
+            return self.evaluator.scores(candidates, self.bank("search", self.plan.samples, turn), label)
+        if self.evaluator.ranked:
+            raise InputError("this host ranks candidates on one bank; leave --no-common-noise out")
+        losses = []
+        for c in range(self.plan.popsize):
+            own = self.bank("search", self.plan.samples, turn * self.plan.popsize + c)
+            alone = self.evaluator.scores({n: v[c : c + 1] for n, v in candidates.items()}, own, f"{label}/{c}")
+            losses.append(alone.losses[0] if alone.losses is not None else None)
+        return Scores(fitness_of(losses), losses)
+
+    def _open_canary(self, embedding: Embedding) -> None:
+        """Ask the canary's question for the first time; a host that only ranks is asked about several candidates."""
+        if self.plan.canary.every:
+            rng = _rng(self.settings, "canary")
+            bank = self.evaluator.bank("race", self.plan.canary.samples, rng)
+            alone = {name: vectors[None] for name, vectors in embedding.items()}
+            asked = rivals(embedding, self.evaluator.card, rng) if self.evaluator.ranked else alone
+            self.canary = Canary(self.evaluator, asked, bank, self.describe)
+            self.canary.open()
+
+    def _watch(self, generation: int) -> None:
+        if self.canary is not None and generation % self.plan.canary.every == 0:
+            self.canary.check(generation)
 
     def _report(self, embedding: Embedding, bank: Sequence[Q], label: str) -> float | None:
         if not bank or self.evaluator.ranked:
@@ -245,7 +290,7 @@ class _Run(Generic[Q]):
     def _tell(self, phase: str, generation: int, loss: float | None, heldout: float | None) -> None:
         now = Progress(
             phase, generation, self.plan.generations, self.evaluator.spent.forwards, self.plan.max_forwards, loss,
-            heldout, time.monotonic() - self.started,
+            heldout, time.monotonic() - self.started, self.canary.changes if self.canary else 0,
         )  # fmt: skip
         self.history.append(now)
         self.on_progress(now)
@@ -270,4 +315,5 @@ class _Run(Generic[Q]):
             card=self.evaluator.card,
             concept_sha256=self.concept.sha256,
             history=self.history,
+            host_changed=self.canary.changes if self.canary else 0,
         )

@@ -77,9 +77,10 @@ def _with_clip(
     words = next(iter(shared.values())).tokens
     pictures = clip.image_features(concept.images())
     sentences = clip.text_features([_SENTENCE.format(w) for w in words])
-    mixed = {
-        n: np.repeat(v, settings.num_vectors, axis=0) for n, v in from_attention(pictures, sentences, shared).items()
-    }
+    attended = from_attention(
+        pictures, sentences, shared, temperature=settings.attention_temperature, norm=settings.attention_norm
+    )
+    mixed = {n: np.repeat(v, settings.num_vectors, axis=0) for n, v in attended.items()}
     starts = [Start(mixed, "cross-attention of the pictures and the vocabulary")]
     best = rank_words(pictures, sentences)[: settings.race - 1]
     return starts + [from_word(words[i], vocabularies, settings.num_vectors) for i in best]
