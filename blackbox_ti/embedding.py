@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from blackbox_ti.embedding_formats import embedding_of, file_stem, tensors_by_encoder, tensors_of
 from blackbox_ti.errors import InputError, OutputError
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import Encoder
@@ -24,28 +25,35 @@ _MAX_FILE_BYTES = 64_000_000
 
 
 def save_embedding(
-    directory: Path, placeholder_token: str, embedding: Embedding, provenance: Mapping[str, Any]
+    directory: Path, placeholder_token: str, embedding: Embedding, provenance: Mapping[str, Any], *, family: str = ""
 ) -> Path:
-    """Write `learned_embeds.safetensors` and return its path.
+    """Write the word's files and return the path of the one that holds it whole, `learned_embeds.safetensors`.
 
-    The file holds one tensor under the placeholder's name, (D,) for one vector or (T, D) for several, as diffusers'
-    `load_textual_inversion` reads it; with several encoders, one tensor under each encoder's name. It is written
-    beside its place, read back, compared, then moved there, so that a crash leaves the old file or the new one.
+    Beside it: the same bytes under the word's own name, by which ComfyUI and A1111 know it, and for a model of several
+    encoders `<encoder>/learned_embeds.safetensors` for each, as diffusers' `load_textual_inversion` wants them. Layouts
+    are `blackbox_ti.embedding_formats`'; `family` is the model card's. Every file is written beside its place, read
+    back, compared, then moved there, so that a crash leaves the old file or the new one.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    single = len(embedding) == 1
-    tensors = {placeholder_token if single else name: _shaped(value) for name, value in embedding.items()}
     metadata = {
         "format": "pt",
         "placeholder_token": placeholder_token,
         _PROVENANCE: json.dumps(provenance, sort_keys=True),
     }
-    path = directory / FILE_NAME
+    whole = tensors_of(placeholder_token, embedding, family)
+    for encoder, tensors in tensors_by_encoder(placeholder_token, embedding).items():
+        _write(directory / file_stem(encoder) / FILE_NAME, tensors, metadata)
+    _write(directory / f"{file_stem(placeholder_token)}.safetensors", whole, metadata)
+    return _write(directory / FILE_NAME, whole, metadata)
+
+
+def _write(path: Path, tensors: Mapping[str, NDArray[np.float32]], metadata: dict[str, str]) -> Path:
     partial = path.with_suffix(".partial")
     try:
-        partial.write_bytes(_canonical(save(tensors, metadata)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(_canonical(save(dict(tensors), metadata)))
         _read_back(partial, tensors)
         partial.replace(path)
     except OSError as error:
@@ -59,10 +67,6 @@ def _canonical(file: bytes) -> bytes:
     header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + file[8 + length :]
-
-
-def _shaped(value: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(value[0] if value.shape[0] == 1 else value, dtype=np.float32)
 
 
 def _read_back(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
@@ -91,10 +95,7 @@ def load_embedding(path: Path, encoders: Sequence[Encoder]) -> Embedding:
     Raises:
         InputError: the file cannot be read, or its tensors do not fit the model's encoders.
     """
-    tensors = _checked(path)
-    if len(tensors) == 1 and len(encoders) == 1:
-        tensors = {encoders[0].name: next(iter(tensors.values()))}
-    embedding = {name: np.atleast_2d(value) for name, value in tensors.items()}
+    embedding = embedding_of(_checked(path), encoders)
     for encoder in encoders:
         value = embedding.get(encoder.name)
         if value is None or value.ndim != 2 or value.shape[1] != encoder.dim or not np.isfinite(value).all():

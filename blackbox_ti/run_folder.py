@@ -122,7 +122,7 @@ def result_record(result: InversionResult) -> dict[str, Any]:
 
 
 def save_result(directory: Path, result: InversionResult) -> Path:
-    """Write the embedding and `result.json`; return the embedding's path.
+    """Write the embedding's files and `result.json`; return the path of the embedding's own.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -130,7 +130,7 @@ def save_result(directory: Path, result: InversionResult) -> Path:
     record = result_record(result)
     unsteady = ("history", "seconds")
     provenance = {k: v for k, v in record.items() if k not in unsteady}
-    path = save_embedding(directory, result.placeholder_token, result.embedding, provenance)
+    path = save_embedding(directory, result.placeholder_token, result.embedding, provenance, family=result.card.family)
     try:
         (directory / RESULT_NAME).write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:

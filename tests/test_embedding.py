@@ -52,7 +52,7 @@ def test_the_layout_is_the_one_diffusers_reads(tmp_path: Path) -> None:
 
 
 def test_several_encoders_keep_their_names(tmp_path: Path) -> None:
-    """With two encoders each has its tensor."""
+    """Where the family says nothing of them, each encoder's tensor has its name."""
     path = save_embedding(tmp_path, "<sks>", {"text": _vectors(1), "text_2": _vectors(1, 3)}, {})
     loaded = load_embedding(path, TWO)
     assert np.array_equal(loaded["text_2"], _vectors(1, 3))
@@ -88,6 +88,24 @@ def test_a_file_from_elsewhere_has_its_word_and_no_origin(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
-    """Nothing is left behind where nothing can be written."""
+    """A file where the folder should be is told as such."""
+    (tmp_path / "run").write_text("mine")
     with pytest.raises(OutputError, match="--out"):
-        save_embedding(tmp_path / "not-there", "<sks>", {"text": _vectors(1)}, {})
+        save_embedding(tmp_path / "run", "<sks>", {"text": _vectors(1)}, {})
+
+
+def test_one_encoder_is_one_file_under_two_names(tmp_path: Path) -> None:
+    """Diffusers looks for `learned_embeds`, the web interfaces for the word; nothing else is left in the folder."""
+    path = save_embedding(tmp_path / "run", "<sks>", {"text": _vectors(1)}, {})
+    assert sorted(p.name for p in path.parent.iterdir()) == ["learned_embeds.safetensors", "sks.safetensors"]
+    assert (path.parent / "sks.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_several_encoders_have_a_file_each_beside_the_whole(tmp_path: Path) -> None:
+    """Each says where it comes from, and none of them passes for the whole word."""
+    path = save_embedding(tmp_path, "<sks>", {"text": _vectors(1), "text_2": _vectors(2, 3)}, {"seed": 1})
+    second = tmp_path / "text_2" / "learned_embeds.safetensors"
+    assert {k: v.shape for k, v in load_file(second).items()} == {"<sks>": (2, 3)}
+    assert read_provenance(second) == read_provenance(path) == {"seed": 1}
+    with pytest.raises(InputError, match="text takes vectors of 4 numbers"):
+        load_embedding(second, TWO)
