@@ -24,6 +24,7 @@ class Console:
         self._terminal = self._stream.isatty()
         self._open_line = False
         self._last_plain = float("-inf")
+        self._host_changed = 0
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -44,6 +45,9 @@ class Console:
         """Show where the run stands."""
         if self._quiet:
             return
+        if now.host_changed > self._host_changed:
+            self._host_changed = now.host_changed
+            self.say("WARNING: the host now answers the same question otherwise; its model may have been swapped")
         line = _progress_line(now)
         if self._terminal:
             self._stream.write("\r\x1b[2K" + line)

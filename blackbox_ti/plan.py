@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from blackbox_ti.batching import pack
 from blackbox_ti.budget import Cost, cost_of_losses
+from blackbox_ti.canary_plan import NO_CANARY, RIVALS, SAMPLES, CanaryPlan, plan_canary
 from blackbox_ti.errors import BudgetTooSmallError, InputError
 from blackbox_ti.objective import ObjectProperty
 from blackbox_ti.wire import ModelCard
@@ -25,9 +26,10 @@ class InversionSettings(BaseModel):
     asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank the
     answer is judged on; `race` how many words are compared at the start. `whiten` scales principal axes by the words'
     spread along them; without it they have length 1, and `add_mean` moves the origin by the mean word. Without
-    `common_noise` every candidate of a generation draws pictures, prompts and noise of its own at the generation's
-    timesteps. `answer` is the mean that did best on the held-out bank, the last mean, or the candidate that scored best
-    in the last generation. `attention_norm` is the length of the cross-attention's result: that of words, or 1.
+    `common_noise` every candidate of a generation is scored on a bank of its own. `answer` is the mean that did best on
+    the held-out bank, the last mean, or the candidate that scored best in the last generation. `attention_norm` is the
+    length of the cross-attention's result: that of words, or 1. Every `canary_every` generations one
+    question is asked again, to notice a model swapped in silence; 0 for never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -54,6 +56,7 @@ class InversionSettings(BaseModel):
     race: int = Field(default=8, ge=1)
     race_samples: int = Field(default=16, ge=1)
     patience: int = Field(default=6, ge=1)
+    canary_every: int | None = Field(default=None, ge=0)
     prompts_at_once: int = Field(default=2, ge=1)
     common_noise: bool = True
     whiten: bool = True
@@ -116,6 +119,12 @@ class Plan:
     max_forwards: int
     common_noise: bool = True
     notes: tuple[str, ...] = ()
+    canary: CanaryPlan = NO_CANARY
+
+    @property
+    def canary_cost(self) -> int:
+        """What noticing a swapped model costs."""
+        return self.canary.cost(self.generations)
 
     @property
     def race_cost(self) -> int:
@@ -145,7 +154,7 @@ class Plan:
     @property
     def total(self) -> int:
         """The whole run."""
-        return self.race_cost + self.search_cost + self.heldout_cost
+        return self.race_cost + self.search_cost + self.heldout_cost + self.canary_cost
 
     def cost(self, card: ModelCard) -> Cost:
         """Return the exact cost of the whole plan on an endpoint, as its books will show it."""
@@ -155,6 +164,7 @@ class Plan:
         calls += [(2 if self.ranked else 1, self.heldout)] * self.checks
         if not self.ranked:
             calls += [(1, self.heldout)] * bool(self.heldout) + [(1, self.report)] * 2
+        calls += [(self.canary.candidates, self.canary.samples)] * self.canary.asks(self.generations)
         total = Cost()
         for candidates, samples in calls:
             for b in pack(candidates, samples, card.limits):
@@ -166,7 +176,8 @@ class Plan:
         return (
             f"{self.generations} generations of {self.popsize} candidates x {self.samples} samples in "
             f"{self.dimension} dimensions ({self.subspace}); {self.total:,} of {self.max_forwards:,} forwards: "
-            f"{self.race_cost:,} words, {self.search_cost:,} search, {self.heldout_cost:,} held out"
+            f"{self.race_cost:,} words, {self.search_cost:,} search, {self.heldout_cost:,} held out, "
+            f"{self.canary_cost:,} canary"
             + "".join(f"; {note}" for note in self.notes)
         )
 
@@ -195,9 +206,17 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     checks = checks if settings.answer == "heldout" else 0
     judging = 2 * checks * heldout if ranked else ((checks > 0) + checks + 2) * heldout
     overhead = (race * settings.race_samples if race > 1 else 0) + judging
-    generations = (budget - overhead) // (popsize * samples)
+    canary = plan_canary(
+        settings.canary_every,
+        budget=budget,
+        room=budget - overhead,
+        generation=popsize * samples,
+        candidates=RIVALS if ranked else 1,
+        samples=min(SAMPLES, card.limits.max_samples),
+    )
+    generations = canary.generations(budget - overhead, popsize * samples)
     if generations < 1:
-        least = popsize * samples + overhead
+        least = popsize * samples + overhead + canary.cost(1)
         raise BudgetTooSmallError(
             f"{budget} forwards do not pay for one generation; allow at least {least} or set --popsize, --samples"
         )
@@ -205,6 +224,7 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     return Plan(
         subspace, dimension, popsize, samples, generations, race, settings.race_samples, heldout if checks else 0,
         check_every, report, ranked, budget, settings.common_noise, _notes(settings, subspace, per_vector),
+        canary,
     )  # fmt: skip
 
 

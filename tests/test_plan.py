@@ -32,7 +32,7 @@ def test_a_plan_never_costs_more_than_its_budget(
         assert least > budget
         make_plan(settings.model_copy(update={"max_forwards": 4 * least}), CARD, vocabulary=500, words=words)
         return
-    assert plan.total == plan.race_cost + plan.search_cost + plan.heldout_cost <= budget
+    assert plan.total == plan.race_cost + plan.search_cost + plan.heldout_cost + plan.canary_cost <= budget
     assert plan.generations >= 1
     judged = sum(
         g % plan.check_every == 0 or g == plan.generations for g in range(1, plan.generations + 1)
