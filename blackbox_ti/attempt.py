@@ -15,8 +15,8 @@ Effect = Literal["done", "none", "unknown"]
 class Call:
     """One thing to ask: a path under the host's address, the body's bytes and the key, the same for every attempt.
 
-    `max_reply_bytes` bounds the reply's body. A call that is not `idempotent` is tried again only where the failed
-    attempt certainly had no effect.
+    `max_reply_bytes` bounds the reply's body. `headers` are sent besides the transport's own, in their place where
+    both name one. A call that is not `idempotent` is tried again only where the failed attempt certainly had no effect.
     """
 
     method: str
@@ -26,6 +26,7 @@ class Call:
     idempotency_key: str | None = None
     max_reply_bytes: int = 1_048_576
     idempotent: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from blackbox_ti.errors import (
     AuthError,
@@ -43,10 +43,21 @@ _ENDPOINT_ERRORS: Final[dict[str, type[EndpointError]]] = {
     ProblemCode.NOT_READY: OverloadedError,
     ProblemCode.INTERNAL: OverloadedError,
 }
+_FOREIGN_CODES: Final[dict[int, str]] = {
+    401: ProblemCode.UNAUTHENTICATED,
+    403: ProblemCode.FORBIDDEN,
+    404: ProblemCode.NOT_FOUND,
+}
 _ADVICE: Final[dict[type[BlackboxTIError], str]] = {
     AuthError: "give a key that is valid there and has the scope for this",
     OverloadedError: "try again later",
 }
+
+
+class _ForeignError(BaseModel):
+    """The error of protocols that say why in one string."""
+
+    error: str
 
 
 def printable(text: str, limit: int = _MAX_SHOWN) -> str:
@@ -55,14 +66,25 @@ def printable(text: str, limit: int = _MAX_SHOWN) -> str:
 
 
 def parse_problem(status: int, body: bytes) -> Problem | None:
-    """Return the problem in an error reply, or None where the body is not one or disagrees with the status."""
+    """Return the problem in an error reply, or None where the body is not one or disagrees with the status.
+
+    Other protocols' `{"error": "why"}` is read too: the Open Inference Protocol's, and that of hosted endpoints.
+    """
     if len(body) > _MAX_PROBLEM_BYTES:
         return None
     try:
         problem = Problem.model_validate_json(body)
     except (ValidationError, ValueError, RecursionError):
-        return None
+        return _foreign_problem(status, body)
     return problem if problem.status == status else None
+
+
+def _foreign_problem(status: int, body: bytes) -> Problem | None:
+    try:
+        told = _ForeignError.model_validate_json(body).error
+    except (ValidationError, ValueError, RecursionError):
+        return None
+    return Problem(status=status, detail=told[:_MAX_SHOWN], code=_FOREIGN_CODES.get(status, "error"))
 
 
 def is_retryable(status: int, problem: Problem | None) -> bool:

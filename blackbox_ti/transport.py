@@ -178,7 +178,7 @@ class Transport:
             headers[IDEMPOTENCY_KEY_HEADER] = call.idempotency_key
         if self._api_key is not None:
             headers["Authorization"] = f"Bearer {self._api_key.get_secret_value()}"
-        return headers
+        return headers | dict(call.headers)
 
     def _read_head(self, response: httpx.Response, tally: _Tally) -> None:
         headers = response.headers

@@ -139,3 +139,20 @@ def test_an_error_keeps_the_problem_and_cleans_its_words() -> None:
     assert "\x1b" not in str(error)
     assert "\n" not in str(error)
     assert "r-1" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, RejectedError), (401, AuthError), (403, AuthError), (404, RejectedError), (503, OverloadedError)],
+)
+def test_other_protocols_errors_are_told(status: int, kind: type[Exception]) -> None:
+    """`{"error": "why"}`, as inference servers say it, is the same kind of error and tells why, cut to one line."""
+    problem = parse_problem(status, b'{"error": "no such\\ntensor"}')
+    error = error_from(status, problem)
+    assert type(error) is kind
+    assert "no such tensor" in str(error)
+
+
+def test_an_error_that_is_no_text_is_no_problem() -> None:
+    """Nested errors are not guessed at."""
+    assert parse_problem(400, b'{"error": {"a": 1}}') is None
