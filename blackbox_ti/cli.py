@@ -69,6 +69,7 @@ _KNOBS = {
     "covariance": ("--covariance", str, "full (default) or diagonal"),
     "t_min": ("--t-min", float, "earliest timestep asked, 0 to 1"),
     "t_max": ("--t-max", float, "latest timestep asked, 0 to 1"),
+    "canary_every": ("--canary-every", int, "generations between checks for a swapped model, 0 for none"),
     "heldout": ("--heldout", int, "samples in the bank the answer is judged on"),
 }
 

@@ -113,6 +113,7 @@ def result_record(result: InversionResult) -> dict[str, Any]:
         "forwards": result.forwards,
         "queries": result.queries,
         "seconds": round(result.seconds, 3),
+        "host_changed": result.host_changed,
         "settings": result.settings.model_dump(),
         "plan": dataclasses.asdict(result.plan),
         "model": {"name": result.card.model, "family": result.card.family, "fingerprint": result.card.fingerprint},
@@ -128,7 +129,7 @@ def save_result(directory: Path, result: InversionResult) -> Path:
         OutputError: the folder cannot be written.
     """
     record = result_record(result)
-    unsteady = ("history", "seconds")
+    unsteady = ("history", "seconds", "host_changed")
     provenance = {k: v for k, v in record.items() if k not in unsteady}
     path = save_embedding(directory, result.placeholder_token, result.embedding, provenance, family=result.card.family)
     try:
