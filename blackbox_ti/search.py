@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cma
 import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_ti.errors import SearchError
+from blackbox_ti.pycma import cma
 
 __all__ = ["CmaSearch", "SearchSettings"]
 
