@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from PIL import Image
@@ -48,8 +48,8 @@ class PictureSettings:
         """What one picture costs."""
         return images_cost(1, self.num_inference_steps, self.guidance_scale)[0]
 
-    def within(self, limits: Limits) -> Limits:
-        """Return a host's limits on a request, counted in pictures.
+    def possible(self, limits: Limits) -> Self:
+        """Return these settings.
 
         Raises:
             InputError: the host would not make even one such picture.
@@ -60,7 +60,11 @@ class PictureSettings:
             raise InputError(f"this host takes at most {limits.max_forwards} forwards a request; lower --search-steps")
         if self.size**2 > limits.max_image_pixels:
             raise InputError(f"this host makes at most {limits.max_image_pixels:,} pixels; lower --search-size")
-        most = min(limits.max_images, limits.max_forwards // self.forwards)
+        return self
+
+    def within(self, limits: Limits) -> Limits:
+        """Return a host's limits on a request, counted in pictures."""
+        most = max(1, min(limits.max_images, limits.max_forwards // self.forwards))
         return limits.model_copy(update={"max_forwards": most, "max_samples": most})
 
 

@@ -11,12 +11,16 @@ from blackbox_ti.batching import pack
 from blackbox_ti.budget import Cost, cost_of_losses
 from blackbox_ti.canary_plan import NO_CANARY, RIVALS, SAMPLES, CanaryPlan, plan_canary
 from blackbox_ti.errors import BudgetTooSmallError, InputError
+from blackbox_ti.evaluation import ObjectiveName
+from blackbox_ti.image_evaluation import PictureSettings, cost_of_bank
 from blackbox_ti.objective import ObjectProperty
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["PRESETS", "InversionSettings", "Plan", "make_plan"]
+__all__ = ["PRESETS", "InversionSettings", "Plan", "make_plan", "objective_of"]
 
 DEFAULT_FORWARDS = 5000
+_RACE_SAMPLES, _RACE_PICTURES = 16, 4
+_SEARCH_SIZE = 512
 
 
 class InversionSettings(BaseModel):
@@ -29,7 +33,10 @@ class InversionSettings(BaseModel):
     `common_noise` every candidate of a generation is scored on a bank of its own. `answer` is the mean that did best on
     the held-out bank, the last mean, or the candidate that scored best in the last generation. `attention_norm` is the
     length of the cross-attention's result: that of words, or 1. Every `canary_every` generations one
-    question is asked again, to notice a model swapped in silence; 0 for never.
+    question is asked again, to notice a model swapped in silence; 0 for never. `objective` is what the host is asked
+    for: losses, pictures that `scorer` (`package.module:function`; None for CLIP) judges here, or losses where it
+    offers them. While searching, pictures are made in `search_steps` steps at `search_size` pixels; `image_weight` and
+    `text_weight` are those of the CLIP score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -54,7 +61,7 @@ class InversionSettings(BaseModel):
     heldout: int | None = Field(default=None, ge=1)
     heldout_checks: int | None = Field(default=None, ge=0)
     race: int = Field(default=8, ge=1)
-    race_samples: int = Field(default=16, ge=1)
+    race_samples: int | None = Field(default=None, ge=1)
     patience: int = Field(default=6, ge=1)
     canary_every: int | None = Field(default=None, ge=0)
     prompts_at_once: int = Field(default=2, ge=1)
@@ -64,6 +71,13 @@ class InversionSettings(BaseModel):
     answer: Literal["heldout", "mean", "luckiest"] = "heldout"
     attention_temperature: float = Field(default=0.02, gt=0)
     attention_norm: Literal["words", "unit"] = "words"
+    objective: Literal["auto", "loss", "images"] = "auto"
+    scorer: str | None = None
+    search_steps: int = Field(default=8, ge=1)
+    search_guidance_scale: float = Field(default=1.0, ge=0, le=50)
+    search_size: int | None = Field(default=None, ge=8, le=4096, multiple_of=8)
+    image_weight: float = Field(default=1.0, ge=0)
+    text_weight: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -120,16 +134,22 @@ class Plan:
     common_noise: bool = True
     notes: tuple[str, ...] = ()
     canary: CanaryPlan = NO_CANARY
+    pictures: PictureSettings | None = None
+
+    @property
+    def sample_forwards(self) -> int:
+        """What one candidate costs on one sample: a forward, or those of a picture."""
+        return self.pictures.forwards if self.pictures else 1
 
     @property
     def canary_cost(self) -> int:
         """What noticing a swapped model costs."""
-        return self.canary.cost(self.generations)
+        return self.canary.cost(self.generations) * self.sample_forwards
 
     @property
     def race_cost(self) -> int:
         """What comparing words costs; a race of one needs no comparison."""
-        return self.race * self.race_samples if self.race > 1 else 0
+        return self.race * self.race_samples * self.sample_forwards if self.race > 1 else 0
 
     @property
     def checks(self) -> int:
@@ -144,12 +164,13 @@ class Plan:
         """
         if self.ranked:
             return 2 * self.checks * self.heldout
-        return (self.checks + 1 if self.heldout else 0) * self.heldout + 2 * self.report
+        samples = (self.checks + 1 if self.heldout else 0) * self.heldout + 2 * self.report
+        return samples * self.sample_forwards
 
     @property
     def search_cost(self) -> int:
         """What the generations cost."""
-        return self.generations * self.popsize * self.samples
+        return self.generations * self.popsize * self.samples * self.sample_forwards
 
     @property
     def total(self) -> int:
@@ -166,6 +187,8 @@ class Plan:
             calls += [(1, self.heldout)] * bool(self.heldout) + [(1, self.report)] * 2
         calls += [(self.canary.candidates, self.canary.samples)] * self.canary.asks(self.generations)
         total = Cost()
+        if self.pictures:
+            return sum((cost_of_bank(n, samples, self.pictures, card) for n, samples in calls), start=total)
         for candidates, samples in calls:
             for b in pack(candidates, samples, card.limits):
                 total += cost_of_losses(b.last - b.first, b.to_sample - b.from_sample, card.prices)
@@ -173,13 +196,36 @@ class Plan:
 
     def describe(self) -> str:
         """Return the plan in one line."""
+        p = self.pictures
+        made = f"pictures ({p.num_inference_steps} steps, guidance {p.guidance_scale:g}, {p.size} pixels)" if p else ""
         return (
-            f"{self.generations} generations of {self.popsize} candidates x {self.samples} samples in "
+            f"{self.generations} generations of {self.popsize} candidates x {self.samples} {made or 'samples'} in "
             f"{self.dimension} dimensions ({self.subspace}); {self.total:,} of {self.max_forwards:,} forwards: "
             f"{self.race_cost:,} words, {self.search_cost:,} search, {self.heldout_cost:,} held out, "
-            f"{self.canary_cost:,} canary"
-            + "".join(f"; {note}" for note in self.notes)
+            f"{self.canary_cost:,} canary" + "".join(f"; {note}" for note in self.notes)
         )
+
+
+def objective_of(settings: InversionSettings, card: ModelCard) -> ObjectiveName:
+    """Return what to ask the host for: losses where it offers them, unless told otherwise.
+
+    Raises:
+        InputError: the host does not offer it.
+    """
+    asked = settings.objective
+    chosen: ObjectiveName = asked if asked != "auto" else "loss" if "loss" in card.objectives else "images"
+    if chosen not in card.objectives:
+        offered = " and ".join(card.objectives) or "nothing"
+        raise InputError(f"this host does not offer the objective '{chosen}', but {offered}; set --objective")
+    return chosen
+
+
+def _pictures(settings: InversionSettings, card: ModelCard) -> PictureSettings | None:
+    """How pictures are made while searching: at the model's own size if that is no more than 512 pixels."""
+    if objective_of(settings, card) == "loss":
+        return None
+    size = settings.search_size or min(card.resolution, _SEARCH_SIZE)
+    return PictureSettings(settings.search_steps, settings.search_guidance_scale, size).possible(card.limits)
 
 
 def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, words: int) -> Plan:
@@ -191,21 +237,24 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     subspace = settings.subspace or ("pca" if vocabulary else "random")
     if subspace == "pca" and not vocabulary:
         raise InputError("subspace 'pca' needs the host's vocabulary, which it does not offer; use 'random'")
-    budget = settings.max_forwards
+    pictures = _pictures(settings, card)
+    each = pictures.forwards if pictures else 1
+    budget = settings.max_forwards // each  # from here on in samples: forwards, or pictures
     width = sum(e.dim for e in card.encoders) * settings.num_vectors
     most = min([*(e.dim for e in card.encoders), *([vocabulary - 1] if subspace == "pca" else [])])
     per_vector = min(settings.dimension or _dimension(budget), most)
     dimension = width if subspace == "full" else per_vector * _blocks(settings, card)
     popsize = settings.popsize or _popsize(budget)
     samples = min(settings.samples or _samples(budget), card.limits.max_samples)
-    race = min(settings.race, words, max(1, budget // (10 * settings.race_samples)))
+    race_samples = settings.race_samples or (_RACE_PICTURES if pictures else _RACE_SAMPLES)
+    race = min(settings.race, words, max(1, budget // (10 * race_samples)))
     heldout = _bank(settings.heldout, budget, card)
     report = heldout
-    ranked = card.reply_mode == "rank"
+    ranked = card.reply_mode == "rank" and not pictures
     checks = settings.heldout_checks if settings.heldout_checks is not None else _checks(budget)
     checks = checks if settings.answer == "heldout" else 0
     judging = 2 * checks * heldout if ranked else ((checks > 0) + checks + 2) * heldout
-    overhead = (race * settings.race_samples if race > 1 else 0) + judging
+    overhead = (race * race_samples if race > 1 else 0) + judging
     canary = plan_canary(
         settings.canary_every,
         budget=budget,
@@ -216,15 +265,16 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     )
     generations = canary.generations(budget - overhead, popsize * samples)
     if generations < 1:
-        least = popsize * samples + overhead + canary.cost(1)
+        least = (popsize * samples + overhead + canary.cost(1)) * each
         raise BudgetTooSmallError(
-            f"{budget} forwards do not pay for one generation; allow at least {least} or set --popsize, --samples"
+            f"{settings.max_forwards} forwards do not pay for one generation; allow at least {least} or set --popsize, "
+            "--samples" + (" or --search-steps" if pictures else "")
         )
     check_every = max(1, -(-generations // checks)) if checks else generations + 1
     return Plan(
-        subspace, dimension, popsize, samples, generations, race, settings.race_samples, heldout if checks else 0,
-        check_every, report, ranked, budget, settings.common_noise, _notes(settings, subspace, per_vector),
-        canary,
+        subspace, dimension, popsize, samples, generations, race, race_samples, heldout if checks else 0,
+        check_every, report, ranked, settings.max_forwards, settings.common_noise,
+        _notes(settings, subspace, per_vector), canary, pictures,
     )  # fmt: skip
 
 
