@@ -17,6 +17,7 @@ class Call:
 
     `max_reply_bytes` bounds the reply's body. `headers` are sent besides the transport's own, in their place where
     both name one. A call that is not `idempotent` is tried again only where the failed attempt certainly had no effect.
+    `effects` says which statuses tell otherwise of that than usual, at hosts behind a proxy of their own.
     """
 
     method: str
@@ -27,6 +28,7 @@ class Call:
     max_reply_bytes: int = 1_048_576
     idempotent: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
+    effects: Mapping[int, Effect] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

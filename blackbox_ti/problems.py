@@ -24,7 +24,7 @@ from blackbox_ti.errors import (
 )
 from blackbox_ti.wire import Problem, ProblemCode
 
-__all__ = ["BUSY_STATUSES", "error_from", "is_retryable", "parse_problem", "printable"]
+__all__ = ["BUSY_STATUSES", "ProblemInReply", "error_from", "is_retryable", "parse_problem", "printable"]
 
 BUSY_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MAX_PROBLEM_BYTES: Final = 65_536
@@ -52,6 +52,14 @@ _ADVICE: Final[dict[type[BlackboxTIError], str]] = {
     AuthError: "give a key that is valid there and has the scope for this",
     OverloadedError: "try again later",
 }
+
+
+class ProblemInReply(Exception):  # noqa: N818 (the host's words, which become an error where they are read)
+    """A refusal inside a reply of status 200, from hosts that cannot choose the status."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.code)
+        self.problem = problem
 
 
 class _ForeignError(BaseModel):

@@ -23,9 +23,9 @@ from pydantic import SecretStr
 from blackbox_ti.attempt import Attempt, Call, Effect, Reply
 from blackbox_ti.connection import ConnectionOptions, checked_url, open_client, timeouts
 from blackbox_ti.errors import AuthError, BlackboxTIError, ConnectError, OverloadedError, ProtocolError, WireError
-from blackbox_ti.problems import error_from, is_retryable, parse_problem, printable
+from blackbox_ti.problems import ProblemInReply, error_from, is_retryable, parse_problem, printable
 from blackbox_ti.retry import RetryPolicy, backoff, requested_wait
-from blackbox_ti.wire import IDEMPOTENCY_KEY_HEADER, REPLAYED_HEADER, REQUEST_ID_HEADER
+from blackbox_ti.wire import IDEMPOTENCY_KEY_HEADER, REPLAYED_HEADER, REQUEST_ID_HEADER, Problem
 
 __all__ = ["Attempt", "Call", "Effect", "Reply", "Transport"]
 
@@ -167,6 +167,8 @@ class Transport:
             return parse(reply)
         except httpx.HTTPError as error:
             _raise_for_wire(error, self.url)
+        except ProblemInReply as refused:
+            _raise_for_status(refused.problem.status, refused.problem, _effect(refused.problem.status))
         except (ProtocolError, WireError) as error:
             raise _FailedAttempt(error, "malformed", retryable=True, effect="unknown") from error
 
@@ -199,7 +201,8 @@ class Transport:
             if len(body) > limit:
                 raise ProtocolError(f"the host's reply is longer than the {limit} bytes it can have")
         if not response.is_success:
-            _raise_for_status(response.status_code, bytes(body))
+            status = response.status_code
+            _raise_for_status(status, parse_problem(status, bytes(body)), call.effects.get(status, _effect(status)))
         return Reply(response.status_code, _lower(response.headers), bytes(body))
 
     def _chunks(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
@@ -255,11 +258,10 @@ def _worth_retrying(error: BaseException, call: Call, policy: RetryPolicy, count
     return not unreachable and counts["malformed"] < policy.max_malformed
 
 
-def _raise_for_status(status: int, body: bytes) -> NoReturn:
-    problem = parse_problem(status, body)
+def _raise_for_status(status: int, problem: Problem | None, effect: Effect) -> NoReturn:
     kind = printable(problem.code, 80) if problem is not None else "status"
     retryable = is_retryable(status, problem)
-    raise _FailedAttempt(error_from(status, problem), kind, retryable=retryable, effect=_effect(status))
+    raise _FailedAttempt(error_from(status, problem), kind, retryable=retryable, effect=effect)
 
 
 def _effect(status: int) -> Effect:

@@ -20,8 +20,10 @@ from blackbox_ti.errors import (
     ProtocolError,
     RejectedError,
 )
+from blackbox_ti.problems import ProblemInReply
 from blackbox_ti.retry import RetryPolicy
 from blackbox_ti.transport import Transport
+from blackbox_ti.wire import Problem
 
 POST = Call(method="POST", path="/v1/loss", body=b'{"a":1}', idempotency_key="key-1")
 
@@ -264,6 +266,40 @@ def test_a_call_that_is_not_idempotent_is_tried_again_only_where_it_had_no_effec
     with pytest.raises(OverloadedError):
         wire.send(once)
     assert len(wire.requests) == 1
+
+
+def test_a_status_tells_what_the_call_says_it_tells() -> None:
+    """A proxy that starts its model answers 503 without acting; its 400 may come after the work."""
+    starting = Call(method="POST", path="/", body=b"", idempotent=False, effects={503: "none", 400: "unknown"})
+    wire = Wire(refusal(503), refusal(503, Retry_After="7"), OK)
+    assert wire.send(starting) == b"fine"
+    assert [a.effect for a in wire.attempts] == ["none", "none", "done"]
+    wire = Wire(refusal(400), OK)
+    with pytest.raises(RejectedError):
+        wire.send(starting)
+    assert [a.effect for a in wire.attempts] == ["unknown"]
+
+
+def test_a_refusal_inside_a_reply_is_a_refusal() -> None:
+    """Its own status decides whether it is tried again and what it becomes, not the 200 it came with."""
+
+    def parse(reply: Reply) -> bytes:
+        if reply.body != b"fine":
+            raise ProblemInReply(Problem.model_validate_json(reply.body))
+        return reply.body
+
+    def inside(status: int, code: str) -> httpx.Response:
+        return httpx.Response(200, content=refusal(status, code).content)
+
+    wire = Wire(inside(503, "overloaded"), OK)
+    assert wire.send(parse=parse) == b"fine"
+    assert (wire.attempts[0].error, wire.attempts[0].status) == ("overloaded", 200)
+    wire = Wire(inside(404, "concept_not_found"), OK)
+    with pytest.raises(RejectedError) as caught:
+        wire.send(parse=parse)
+    assert caught.value.problem is not None
+    assert caught.value.problem.code == "concept_not_found"
+    assert [(a.error, a.effect) for a in wire.attempts] == [("concept_not_found", "none")]
 
 
 def test_unreachable_hosts_can_be_given_up_early() -> None:
