@@ -232,6 +232,6 @@ def _host_book(arguments: argparse.Namespace) -> HostBook | None:
         return None
     endpoint = connect(arguments)
     try:
-        return fetch_host_book(endpoint)
+        return fetch_host_book(endpoint) if isinstance(endpoint, HttpEndpoint) else None
     finally:
         endpoint.close()

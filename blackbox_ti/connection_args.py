@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.endpoint import RemoteEndpoint
+from blackbox_ti.errors import InputError
 from blackbox_ti.http_endpoint import HttpEndpoint
+from blackbox_ti.oip_endpoint import OipEndpoint
+from blackbox_ti.oip_mapping import load_mapping
 from blackbox_ti.secrets import load_api_key
 
-__all__ = ["add_connection", "connect"]
+__all__ = ["PROTOCOLS", "add_connection", "connect"]
+
+PROTOCOLS = ("blackbox-ti", "oip")
 
 
 def add_connection(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the options that say which host, by which key and on which way."""
     group = parser.add_argument_group("connection")
     group.add_argument("--endpoint", required=required, metavar="URL", help="address of the host")
+    group.add_argument("--protocol", choices=PROTOCOLS, help="what the host speaks (default blackbox-ti)")
+    group.add_argument("--mapping", type=Path, metavar="FILE", help="tensors of an Open Inference Protocol host by name (TOML)")
     group.add_argument("--api-key-file", type=Path, help="file that holds the API key (or set BLACKBOX_TI_API_KEY)")
     group.add_argument("--api-key-command", help="command that prints the API key")
     group.add_argument("--ca-file", type=Path, help="certificate authorities (PEM) instead of the system's")
@@ -27,11 +35,11 @@ def add_connection(parser: argparse.ArgumentParser, *, required: bool = True) ->
     group.add_argument("--allow-http", action="store_true", help="permit plain http off this machine")
 
 
-def connect(args: argparse.Namespace, **extra: Any) -> HttpEndpoint:
+def connect(args: argparse.Namespace, **extra: Any) -> RemoteEndpoint:
     """Return the endpoint that parsed options name; `extra` goes to it.
 
     Raises:
-        InputError: the key, the address or a TLS file cannot be used.
+        InputError: the key, the address, a TLS file or the mapping cannot be used.
     """
     key = load_api_key(environ=os.environ, file=args.api_key_file, command=args.api_key_command)
     options = ConnectionOptions(
@@ -41,4 +49,9 @@ def connect(args: argparse.Namespace, **extra: Any) -> HttpEndpoint:
         proxy=args.proxy,
         allow_http=args.allow_http,
     )
+    if args.protocol == "oip":
+        mapping = None if args.mapping is None else load_mapping(Path(args.mapping))
+        return OipEndpoint(args.endpoint, mapping=mapping, api_key=key, options=options, **extra)
+    if args.mapping is not None:
+        raise InputError("--mapping is for --protocol oip; add that, or leave the mapping out")
     return HttpEndpoint(args.endpoint, api_key=key, options=options, **extra)

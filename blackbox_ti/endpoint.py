@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blackbox_ti.wire import ImagesReply, ImagesRequest, LossReply, LossRequest, ModelCard, UsageReply
 
-__all__ = ["Endpoint", "Guarantees", "Vocabulary", "guarantees_of"]
+__all__ = ["Endpoint", "Guarantees", "RemoteEndpoint", "Vocabulary", "guarantees_of"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,15 @@ class Endpoint(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class RemoteEndpoint(Endpoint, Protocol):
+    """An endpoint with an address."""
+
+    @property
+    def url(self) -> str:
+        """The host's address, without a trailing slash."""
         ...
 
 

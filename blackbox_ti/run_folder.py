@@ -15,8 +15,8 @@ from blackbox_ti.booked import BookedEndpoint
 from blackbox_ti.budget import Caps
 from blackbox_ti.concept import Concept
 from blackbox_ti.embedding import save_embedding
+from blackbox_ti.endpoint import RemoteEndpoint
 from blackbox_ti.errors import OutputError
-from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import InversionResult
 from blackbox_ti.ledger import Ledger, RunIdentity
 from blackbox_ti.plan import InversionSettings
@@ -82,7 +82,7 @@ def recall_command(directory: Path, args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def run_endpoint(
     directory: Path,
-    connect: Callable[[Callable[[Attempt], None]], HttpEndpoint],
+    connect: Callable[[Callable[[Attempt], None]], RemoteEndpoint],
     settings: InversionSettings,
     concept: Concept,
     caps: Caps,
@@ -108,6 +108,10 @@ def result_record(result: InversionResult) -> dict[str, Any]:
         "placeholder_token": result.placeholder_token,
         "start": result.start,
         "stop_reason": result.stop_reason.value,
+        "objective": result.objective,
+        "scorer": result.scorer,
+        "heldout_score_before": result.heldout_score_before,
+        "heldout_score_after": result.heldout_score_after,
         "heldout_loss_before": result.heldout_loss_before,
         "heldout_loss_after": result.heldout_loss_after,
         "forwards": result.forwards,
