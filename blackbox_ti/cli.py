@@ -22,8 +22,9 @@ from blackbox_ti.console import Console
 from blackbox_ti.embedding import load_embedding, stored_placeholder
 from blackbox_ti.errors import BlackboxTIError, InputError
 from blackbox_ti.generate import generate
-from blackbox_ti.inversion import invert, prepare
+from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.plan import DEFAULT_FORWARDS, InversionSettings
+from blackbox_ti.prepare import prepare
 from blackbox_ti.run_folder import (
     check_folder,
     recall_command,
@@ -71,6 +72,13 @@ _KNOBS = {
     "t_max": ("--t-max", float, "latest timestep asked, 0 to 1"),
     "canary_every": ("--canary-every", int, "generations between checks for a swapped model, 0 for none"),
     "heldout": ("--heldout", int, "samples in the bank the answer is judged on"),
+    "objective": ("--objective", str, "loss, images, or auto (default): loss where the host offers it"),
+    "scorer": ("--scorer", str, "package.module:function that judges pictures; larger is better (default: --clip)"),
+    "search_steps": ("--search-steps", int, "steps a picture while searching (default 8)"),
+    "search_guidance_scale": ("--search-guidance-scale", float, "guidance while searching (default 1: none)"),
+    "search_size": ("--search-size", int, "pixels a side while searching (default: the model's, at most 512)"),
+    "image_weight": ("--image-weight", float, "weight of likeness to the pictures in CLIP's score (default 1)"),
+    "text_weight": ("--text-weight", float, "weight of likeness to the prompt in CLIP's score (default 0)"),
 }
 
 
@@ -96,7 +104,7 @@ def _add_optimize(commands: Any) -> None:
     parser.add_argument("--max-price", type=float, metavar="X", help="cap on money, in the host's currency")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="cap on wall time, sessions added up")
     parser.add_argument("--initial-embedding", type=Path, metavar="FILE", help="start from a learned_embeds file")
-    parser.add_argument("--clip", metavar="NAME", help="CLIP to start by: a directory, ARCH:WEIGHTS, or tiny")
+    parser.add_argument("--clip", metavar="NAME", help="CLIP to start and judge by: a directory, ARCH:WEIGHTS, or tiny")
     parser.add_argument("--keep-concept", action="store_true", help="leave the pictures' latents on the host")
     for name, (flag, kind, text) in _KNOBS.items():
         parser.add_argument(flag, dest=name, type=kind, default=None, help=text)
@@ -135,15 +143,16 @@ def _optimize(args: argparse.Namespace) -> int:
         print(json.dumps({**result_record(result), "embedding": str(path)}))
     else:
         print(path)
-    losses = (
-        ""
-        if result.heldout_loss_after is None
-        else f"{result.heldout_loss_before:.4f} -> {result.heldout_loss_after:.4f}, "
-    )
-    console.say(
-        f"held-out loss {losses}{result.forwards:,} forwards, {result.seconds:.0f} s, {result.stop_reason.value}"
-    )
+    console.say(_told(result))
     return _INTERRUPTED if result.stop_reason == "interrupted" else 0
+
+
+def _told(result: InversionResult) -> str:
+    what, before, after = "loss", result.heldout_loss_before, result.heldout_loss_after
+    if result.objective == "images":
+        what, before, after = "score", result.heldout_score_before, result.heldout_score_after
+    held = "" if before is None or after is None else f"held-out {what} {before:.4f} -> {after:.4f}, "
+    return f"{held}{result.forwards:,} forwards, {result.seconds:.0f} s, {result.stop_reason.value}"
 
 
 def _caps(args: argparse.Namespace, settings: InversionSettings) -> Caps:

@@ -62,8 +62,10 @@ def _progress_line(now: Progress) -> str:
     rate = now.forwards / now.seconds if now.seconds else 0.0
     left = now.seconds / now.generation * (now.generations - now.generation) if now.generation else 0.0
     loss = "" if now.loss is None else f"  loss {now.loss:.4f}"
-    heldout = "" if now.heldout_loss is None else f"  held out {now.heldout_loss:.4f}"
+    score = "" if now.score is None else f"  score {now.score:.4f}"
+    judged = now.heldout_loss if now.heldout_score is None else now.heldout_score
+    heldout = "" if judged is None else f"  held out {judged:.4f}"
     return (
         f"generation {now.generation}/{now.generations}  {now.forwards:,}/{now.max_forwards:,} forwards"
-        f"{loss}{heldout}  {rate:.0f}/s  {left:.0f} s left"
+        f"{loss}{score}{heldout}  {rate:.0f}/s  {left:.0f} s left"
     )

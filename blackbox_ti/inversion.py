@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -14,20 +14,21 @@ from PIL import Image
 
 from blackbox_ti.canary import Canary, rivals
 from blackbox_ti.clip import Clip
-from blackbox_ti.concept import Concept, load_concept
-from blackbox_ti.endpoint import Endpoint, Vocabulary
+from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import BudgetSpentError, InputError
-from blackbox_ti.evaluation import Evaluator, LossEvaluator, Purpose, Scores
+from blackbox_ti.evaluation import Evaluator, ObjectiveName, Purpose, Scores
 from blackbox_ti.heldout import Judge
-from blackbox_ti.initialise import Start, check_placeholder, whole_words
-from blackbox_ti.objective import fitness_of, prompts_for
-from blackbox_ti.plan import InversionSettings, Plan, make_plan
+from blackbox_ti.initialise import Start
+from blackbox_ti.objective import fitness_of
+from blackbox_ti.plan import InversionSettings, Plan
+from blackbox_ti.prepare import Prepared, image_evaluator, loss_evaluator, prepare, search_subspace
+from blackbox_ti.scorers import Scorer
 from blackbox_ti.search import CmaSearch, SearchSettings
-from blackbox_ti.start import choose_start, shortlist
-from blackbox_ti.subspace import Embedding, Subspace, full_subspace, pca_subspace, random_subspace
+from blackbox_ti.start import choose_start
+from blackbox_ti.subspace import Embedding, Subspace
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["InversionResult", "Prepared", "Progress", "StopReason", "invert", "prepare"]
+__all__ = ["InversionResult", "Progress", "StopReason", "invert"]
 
 Q = TypeVar("Q")
 
@@ -45,6 +46,8 @@ class StopReason(StrEnum):
 class Progress:
     """Where a run stands; losses are None before the first and where the host tells none.
 
+    Where pictures are judged, `score` and `heldout_score` stand for losses, and larger is better.
+
     `host_changed` is how often the canary found that the host answers otherwise than before.
     """
 
@@ -57,6 +60,8 @@ class Progress:
     heldout_loss: float | None
     seconds: float
     host_changed: int = 0
+    score: float | None = None
+    heldout_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,9 @@ class InversionResult:
     """A learned word: `embedding` maps encoders to (T, D) float32.
 
     `heldout_loss_before` and `heldout_loss_after` are measured on a bank that neither the search nor the choice of the
-    answer has seen, the same for both; None where the host tells no losses. `history` holds one `Progress` a
-    generation. `host_changed` is how often the canary found that the host answers otherwise than before.
+    answer has seen, the same for both; None where the host tells no losses. Where pictures are judged there are no
+    losses, and the held-out scores are the mean of what `scorer` says, larger being better. `history` holds one
+    `Progress` a generation. `host_changed` is how often the canary found that the host answers otherwise than before.
     """
 
     placeholder_token: str
@@ -84,6 +90,10 @@ class InversionResult:
     concept_sha256: str
     history: Sequence[Progress] = field(default_factory=list)
     host_changed: int = 0
+    objective: ObjectiveName = "loss"
+    scorer: str | None = None
+    heldout_score_before: float | None = None
+    heldout_score_after: float | None = None
 
 
 def invert(
@@ -92,6 +102,7 @@ def invert(
     settings: InversionSettings | None = None,
     *,
     clip: Clip | None = None,
+    scorer: Scorer | None = None,
     initial_embedding: Path | None = None,
     keep_concept: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
@@ -99,87 +110,42 @@ def invert(
 ) -> InversionResult:
     """Learn a word for the concept that `images` (a folder, paths, or pictures) show.
 
-    Ctrl-C ends the search and returns the best so far. The concept is removed from the host at the end unless kept.
+    Ctrl-C ends the search and returns the best so far. Where the host is asked for losses it is sent the pictures,
+    which are removed from it at the end unless kept; where it is asked for pictures they stay here, and `scorer`, by
+    default one over `clip`, judges what it draws.
 
     Raises:
-        InputError: pictures, placeholder or settings cannot be used.
+        InputError: pictures, placeholder, scorer or settings cannot be used.
         BudgetTooSmallError: `settings.max_forwards` does not pay for one generation.
         EndpointError: the host failed.
     """
     settings = settings or InversionSettings()
-    ready = prepare(endpoint, images, settings, clip=clip, initial_embedding=initial_embedding)
-    plan, card = ready.plan, ready.card
-    registered = endpoint.register_concept(ready.concept.pngs)
+    ready = prepare(endpoint, images, settings, clip=clip, scorer=scorer, initial_embedding=initial_embedding)
+    if ready.scorer is not None:
+        judged = image_evaluator(endpoint, ready, settings, ready.scorer)
+        return _learn(judged, ready, settings, endpoint.describe, on_progress, on_plan)
+    concept = endpoint.register_concept(ready.concept.pngs)
     try:
-        prompts = prompts_for(settings.learnable_property, settings.placeholder_token)
-        evaluator = LossEvaluator(
-            endpoint, card, registered, settings.placeholder_token, prompts,
-            images=len(ready.concept.pngs), t_min=settings.t_min, t_max=settings.t_max,
-            prompts_at_once=settings.prompts_at_once,
-        )  # fmt: skip
-        run = _Run(evaluator, settings, plan, ready.concept, on_progress, endpoint.describe)
-        start = choose_start(evaluator, ready.starts, run.bank("race", plan.race_samples))
-        if on_plan:
-            on_plan(plan, start)
-        subspace = _subspace(plan, start.embedding, ready.vocabularies, card, settings)
-        return run.search(start, subspace)
+        asked = loss_evaluator(endpoint, ready, settings, concept)
+        return _learn(asked, ready, settings, endpoint.describe, on_progress, on_plan)
     finally:
         if not keep_concept:
-            endpoint.delete_concept(registered)
+            endpoint.delete_concept(concept)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Everything a run needs before its first charged call: the starts that will race, and the plan."""
-
-    card: ModelCard
-    concept: Concept
-    vocabularies: Mapping[str, Vocabulary]
-    starts: Sequence[Start]
-    plan: Plan
-
-
-def prepare(
-    endpoint: Endpoint,
-    images: Path | Sequence[Path | Image.Image],
+def _learn(
+    evaluator: Evaluator[Q],
+    ready: Prepared,
     settings: InversionSettings,
-    *,
-    clip: Clip | None = None,
-    initial_embedding: Path | None = None,
-) -> Prepared:
-    """Return what `invert` would do, at no cost: nothing is charged, and no picture leaves the machine.
-
-    Raises:
-        InputError: pictures, placeholder or settings cannot be used.
-        BudgetTooSmallError: `settings.max_forwards` does not pay for one generation.
-    """
-    card = endpoint.describe()
-    check_placeholder(settings.placeholder_token, {})
-    concept = load_concept(images, card.resolution)
-    vocabularies = _vocabularies(endpoint, card)
-    check_placeholder(settings.placeholder_token, vocabularies)
-    starts = shortlist(settings, card, concept, vocabularies, clip, initial_embedding)
-    known = min((len(whole_words(v).tokens) for v in vocabularies.values()), default=0)
-    plan = make_plan(settings, card, vocabulary=known, words=len(starts))
-    return Prepared(card, concept, vocabularies, starts[: plan.race], plan)
-
-
-def _vocabularies(endpoint: Endpoint, card: ModelCard) -> dict[str, Vocabulary]:
-    """Every encoder's token table, or none: half a vocabulary starts no search."""
-    found = {e.name: endpoint.vocabulary(e.name) for e in card.encoders} if card.vocabulary else {}
-    return {name: table for name, table in found.items() if table is not None} if all(found.values()) else {}
-
-
-def _subspace(
-    plan: Plan, origin: Embedding, vocabularies: Mapping[str, Vocabulary], card: ModelCard, settings: InversionSettings
-) -> Subspace:
-    per_vector = plan.dimension // (settings.num_vectors * len(card.encoders))
-    if plan.subspace == "pca":
-        words = {n: whole_words(v) for n, v in vocabularies.items()}
-        return pca_subspace(origin, words, per_vector, whiten=settings.whiten, add_mean=settings.add_mean)
-    if plan.subspace == "random":
-        return random_subspace(origin, card.encoders, per_vector, _rng(settings, "subspace"))
-    return full_subspace(origin, card.encoders)
+    describe: Callable[[], ModelCard],
+    on_progress: Callable[[Progress], None] | None,
+    on_plan: Callable[[Plan, Start], None] | None,
+) -> InversionResult:
+    run = _Run(evaluator, settings, ready, on_progress, describe)
+    start = choose_start(evaluator, ready.starts, run.bank("race", ready.plan.race_samples))
+    if on_plan:
+        on_plan(ready.plan, start)
+    return run.search(start, search_subspace(ready, start.embedding, settings, _rng(settings, "subspace")))
 
 
 def _rng(settings: InversionSettings, purpose: str, index: int = 0) -> np.random.Generator:
@@ -198,12 +164,11 @@ class _Run(Generic[Q]):
         self,
         evaluator: Evaluator[Q],
         settings: InversionSettings,
-        plan: Plan,
-        concept: Concept,
+        ready: Prepared,
         on_progress: Callable[[Progress], None] | None,
         describe: Callable[[], ModelCard],
     ) -> None:
-        self.evaluator, self.settings, self.plan, self.concept = evaluator, settings, plan, concept
+        self.evaluator, self.settings, self.ready, self.plan = evaluator, settings, ready, ready.plan
         self.on_progress = on_progress or (lambda _: None)
         self.started = time.monotonic()
         self.history: list[Progress] = []
@@ -288,32 +253,44 @@ class _Run(Generic[Q]):
         return self.evaluator.scores({n: v[None] for n, v in embedding.items()}, bank, label).mean(0)
 
     def _tell(self, phase: str, generation: int, loss: float | None, heldout: float | None) -> None:
+        (loss, score), (heldout, heldout_score) = self._named(loss), self._named(heldout)
         now = Progress(
             phase, generation, self.plan.generations, self.evaluator.spent.forwards, self.plan.max_forwards, loss,
-            heldout, time.monotonic() - self.started, self.canary.changes if self.canary else 0,
+            heldout, time.monotonic() - self.started, self.canary.changes if self.canary else 0, score, heldout_score,
         )  # fmt: skip
         self.history.append(now)
         self.on_progress(now)
 
+    def _named(self, value: float | None) -> tuple[float | None, float | None]:
+        """Return (loss, score) for what was minimised: scores of pictures have their sign changed to that end."""
+        if self.evaluator.objective == "loss" or value is None:
+            return value, None
+        return None, -value
+
     def _result(
         self, start: Start, judge: Judge[Q], reason: StopReason, before: float | None, after: float | None
     ) -> InversionResult:
-        spent = self.evaluator.spent
+        spent, scorer = self.evaluator.spent, self.ready.scorer
+        (loss_before, score_before), (loss_after, score_after) = self._named(before), self._named(after)
         return InversionResult(
             placeholder_token=self.settings.placeholder_token,
             embedding=judge.best,
             initial_embedding=start.embedding,
             start=start.description,
             stop_reason=reason,
-            heldout_loss_before=before,
-            heldout_loss_after=after,
+            heldout_loss_before=loss_before,
+            heldout_loss_after=loss_after,
+            heldout_score_before=score_before,
+            heldout_score_after=score_after,
+            objective=self.evaluator.objective,
+            scorer=scorer.name if scorer else None,
             forwards=spent.forwards,
             queries=spent.queries,
             seconds=time.monotonic() - self.started,
             settings=self.settings,
             plan=self.plan,
             card=self.evaluator.card,
-            concept_sha256=self.concept.sha256,
+            concept_sha256=self.ready.concept.sha256,
             history=self.history,
             host_changed=self.canary.changes if self.canary else 0,
         )
