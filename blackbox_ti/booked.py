@@ -10,6 +10,8 @@ The key sent to the host is derived from the run's id and the name, so that runs
 A host keeps its replies for a day at least. What was first sent longer ago is not sent again under its key, which the
 host may have forgotten: the host's receipts say whether it was charged. If not, it is asked as a new operation; if so,
 its reply is lost, the charge stays in the book, and it is asked and paid for once more under the name with a `~`.
+At a host that knows no keys nothing is sent twice under one reservation: what was interrupted there counts as spent
+in full, and is asked once more in the same way.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from blackbox_ti.budget import Cost, cost_of_images, cost_of_losses
-from blackbox_ti.endpoint import Endpoint, Vocabulary
+from blackbox_ti.endpoint import Endpoint, Vocabulary, guarantees_of
 from blackbox_ti.errors import (
     AuthError,
     BlackboxTIError,
@@ -166,13 +168,21 @@ class BookedEndpoint:
         return operation
 
     def _is_stale(self, operation: Operation) -> bool:
-        """Return whether the host may have forgotten the key of an operation that is to be sent again."""
+        """Return whether the host may not know the key of an operation that is to be sent again."""
         if operation.fresh or operation.reply is not None:
             return False
+        if not guarantees_of(self._endpoint).idempotency:
+            return True
         return self._ledger.seconds_since_first_sent(operation) > _REPLY_KEPT_SECONDS
 
     def _give_up(self, operation: Operation) -> str:
-        """Settle a stale operation by the host's receipts, and return the name to ask under instead."""
+        """Settle a stale operation by the host's receipts, and return the name to ask under instead.
+
+        Where the host knows no keys, it counts as spent in full.
+        """
+        if not guarantees_of(self._endpoint).idempotency:
+            self._ledger.settle(operation, charged=operation.cost, reply=None, receipt=None)
+            return operation.name + "~"
         if not isinstance(self._endpoint, _HasReceipts):
             raise ResumeError(
                 f"call {operation.name} was interrupted over a day ago, and the host shows no receipts to tell whether "
