@@ -2,6 +2,7 @@
 
 from blackbox_ti.booked import BookedEndpoint
 from blackbox_ti.budget import Caps
+from blackbox_ti.callable_endpoint import CallableEndpoint
 from blackbox_ti.clip import Clip, clip_similarity
 from blackbox_ti.concept import Concept, load_concept
 from blackbox_ti.connection import ConnectionOptions
@@ -13,12 +14,16 @@ from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import InversionResult, Progress, StopReason, invert
 from blackbox_ti.ledger import Ledger
 from blackbox_ti.plan import InversionSettings, Plan
+from blackbox_ti.scorers import CallableScorer, ClipScorer, Scorer, load_scorer
 
 __all__ = [
     "BlackboxTIError",
     "BookedEndpoint",
+    "CallableEndpoint",
+    "CallableScorer",
     "Caps",
     "Clip",
+    "ClipScorer",
     "Concept",
     "ConnectionOptions",
     "Endpoint",
@@ -28,6 +33,7 @@ __all__ = [
     "Ledger",
     "Plan",
     "Progress",
+    "Scorer",
     "StopReason",
     "Vocabulary",
     "clip_similarity",
@@ -35,5 +41,6 @@ __all__ = [
     "invert",
     "load_concept",
     "load_embedding",
+    "load_scorer",
     "save_embedding",
 ]
