@@ -23,6 +23,7 @@ from blackbox_ti.replies import (
     check_images_reply,
     check_loss_reply,
     check_receipt,
+    check_vocabulary_page,
     parse_record,
 )
 from blackbox_ti.retry import RetryPolicy
@@ -50,7 +51,6 @@ R = TypeVar("R", bound=BaseModel)
 
 _RECORD_BYTES: Final = 1_048_576
 _PAGE_BYTES: Final = 67_108_864
-_MAX_VOCABULARY: Final = 1_000_000
 _MAX_RECEIPTS: Final = 10_000_000
 _BYTES_PER_LOSS: Final = 6
 _BYTES_PER_CANDIDATE: Final = 13_000
@@ -237,15 +237,6 @@ class HttpEndpoint:
                 VocabularyReply, "/v1/vocabulary", max_reply_bytes=_PAGE_BYTES, encoder=encoder, offset=str(offset)
             )
             total = page.total if total is None else total
-            _check_page(page, encoder, offset, total, dims.get(encoder))
+            check_vocabulary_page(page, encoder=encoder, offset=offset, total=total, dim=dims.get(encoder))
             yield page
             offset += len(page.tokens)
-
-
-def _check_page(page: VocabularyReply, encoder: str, offset: int, total: int, dim: int | None) -> None:
-    count = len(page.tokens)
-    follows = page.encoder == encoder and page.offset == offset and page.total == total <= _MAX_VOCABULARY
-    if not follows or not 0 < count <= total - offset:
-        raise ProtocolError("the host's vocabulary pages do not follow each other")
-    if page.embeddings.shape != [count, dim] or not np.isfinite(decode_tensor(page.embeddings)).all():
-        raise ProtocolError("the host's vocabulary does not have one finite embedding a token")

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,7 @@ from blackbox_ti.wire import (
     Prices,
     Receipt,
     Rejection,
+    VocabularyReply,
     decode_tensor,
     images_cost,
     loss_cost,
@@ -39,6 +40,7 @@ __all__ = [
     "check_images_reply",
     "check_loss_reply",
     "check_receipt",
+    "check_vocabulary_page",
     "decode_png",
     "parse_record",
     "price_of",
@@ -46,6 +48,8 @@ __all__ = [
 ]
 
 R = TypeVar("R", bound=BaseModel)
+
+_MAX_VOCABULARY: Final = 1_000_000
 
 
 def canonical_bytes(value: Any) -> bytes:
@@ -126,6 +130,16 @@ def check_receipt(charge: Charge, *, key: str, body: bytes, card: ModelCard) -> 
     )
     if not all(fits):
         raise ProtocolError("the host's receipt is for another request, model or charge")
+
+
+def check_vocabulary_page(page: VocabularyReply, *, encoder: str, offset: int, total: int, dim: int | None) -> None:
+    """Check that a page of a token table is the one asked for, and holds one finite embedding a token."""
+    count = len(page.tokens)
+    follows = page.encoder == encoder and page.offset == offset and page.total == total <= _MAX_VOCABULARY
+    if not follows or not 0 < count <= total - offset:
+        raise ProtocolError("the host's vocabulary pages do not follow each other")
+    if page.embeddings.shape != [count, dim] or not np.isfinite(decode_tensor(page.embeddings)).all():
+        raise ProtocolError("the host's vocabulary does not have one finite embedding a token")
 
 
 def _count_candidates(request: LossRequest | ImagesRequest) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -47,6 +49,7 @@ __all__ = [
     "Tensor",
     "UsageReply",
     "VocabularyReply",
+    "concept_digest",
     "decode_tensor",
     "encode_tensor",
     "images_cost",
@@ -379,6 +382,11 @@ class Problem(_Record):
     code: str
     retryable: bool = False
     request_id: str | None = None
+
+
+def concept_digest(images: Sequence[bytes]) -> str:
+    """Return the SHA-256 over the SHA-256 of each picture's file, in hex: the id of a concept by its content alone."""
+    return hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in images)).hexdigest()
 
 
 def loss_cost(candidates: int, samples: int) -> tuple[int, int]:
