@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_ti.concept import decode_image, encode_png, square
-from blackbox_ti.endpoint import Vocabulary
-from blackbox_ti.errors import RejectedError
+from blackbox_ti.endpoint import Guarantees, Vocabulary
+from blackbox_ti.errors import InputError, RejectedError
 from blackbox_ti.wire import (
     PROTOCOL_VERSION,
     Charge,
@@ -35,13 +36,34 @@ __all__ = ["InProcessEndpoint"]
 
 
 class InProcessEndpoint:
-    """`engine` behind the `Endpoint` protocol, with the exact costs and no prices, keys or receipts."""
+    """`engine` behind the `Endpoint` protocol, with the exact costs and no prices, keys or receipts.
+
+    Any thread may call it; the engine is asked one thing at a time.
+    """
+
+    guarantees = Guarantees(receipts=False)
 
     def __init__(self, engine: Engine, *, limits: Limits | None = None) -> None:
         self._engine = engine
         self._limits = limits or Limits(max_forwards=65_536, max_samples=4096, max_candidates=4096)
         self._concepts: dict[str, Any] = {}
         self._forwards = self._queries = 0
+        self._lane = threading.Lock()
+
+    @classmethod
+    def from_pipeline(cls, pipe: Any, *, micro_batch: int | None = None, limits: Limits | None = None) -> Self:
+        """Return the endpoint of a loaded diffusers pipeline, where it is: its device and dtype stay as they are.
+
+        Raises:
+            InputError: the pipeline is of a family not served.
+        """
+        from server_stub.diffusers_engine import DiffusersEngine
+        from server_stub.families import FAMILIES
+
+        kind = type(pipe).__name__
+        if kind not in FAMILIES:
+            raise InputError(f"a {kind} cannot be asked for losses and pictures; use one of {', '.join(FAMILIES)}")
+        return cls(DiffusersEngine(pipe, micro_batch=micro_batch), limits=limits)
 
     def describe(self) -> ModelCard:
         """Return the model card."""
@@ -63,7 +85,8 @@ class InProcessEndpoint:
         """Encode the reference images and return their id."""
         pictures = [square(decode_image(data, "picture"), self._engine.info.resolution) for data in images]
         concept = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in images)).hexdigest()
-        self._concepts[concept] = self._engine.encode_images(pictures)
+        with self._lane:
+            self._concepts[concept] = self._engine.encode_images(pictures)
         return concept
 
     def delete_concept(self, concept: str) -> None:
@@ -83,7 +106,8 @@ class InProcessEndpoint:
             prompts=request.prompts,
             samples=request.samples,
         )
-        losses = self._engine.losses(job)
+        with self._lane:
+            losses = self._engine.losses(job)
         count = len(losses)
         return LossReply(
             candidates=list(range(count)),
@@ -106,7 +130,9 @@ class InProcessEndpoint:
             height=request.height or side,
             width=request.width or side,
         )
-        pictures: list[str | None] = [base64.b64encode(encode_png(p)).decode("ascii") for p in self._engine.images(job)]
+        with self._lane:
+            made = self._engine.images(job)
+        pictures: list[str | None] = [base64.b64encode(encode_png(p)).decode("ascii") for p in made]
         cost = images_cost(len(request.items), request.num_inference_steps, request.guidance_scale)
         return ImagesReply(images=pictures, charge=self._charge(cost))
 
@@ -124,8 +150,9 @@ class InProcessEndpoint:
         """Nothing to let go of."""
 
     def _charge(self, cost: tuple[int, int]) -> Charge:
-        self._forwards += cost[0]
-        self._queries += cost[1]
+        with self._lane:
+            self._forwards += cost[0]
+            self._queries += cost[1]
         return Charge(forwards=cost[0], queries=cost[1], price_micros=0)
 
 
