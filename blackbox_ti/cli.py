@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from blackbox_ti import audit, report
 from blackbox_ti.budget import Caps
 from blackbox_ti.clip import Clip
 from blackbox_ti.concept import load_concept
@@ -55,13 +56,13 @@ def _clip(name: str | None) -> Clip | None:
     return Clip(CLIP_DIR)
 
 
-_KNOBS = {
+_KNOBS: dict[str, tuple[str, type, str]] = {
     "initializer_token": ("--initializer-token", str, "word to start from, or auto (default)"),
     "num_vectors": ("--num-vectors", int, "token vectors the word is made of (default 1)"),
     "learnable_property": ("--learnable-property", str, "object (default) or style"),
     "max_forwards": ("--max-forwards", int, f"cap on forwards (default {DEFAULT_FORWARDS})"),
     "seed": ("--seed", int, "seed of everything random (default 0)"),
-    "preset": ("--preset", str, "named settings (default: default)"),
+    "preset": ("--preset", str, "named settings: default, or paper for its reference code's; other options override"),
     "subspace": ("--subspace", str, "pca, random or full"),
     "dimension": ("--dimension", int, "search coordinates a vector"),
     "popsize": ("--popsize", int, "candidates a generation"),
@@ -72,6 +73,19 @@ _KNOBS = {
     "t_max": ("--t-max", float, "latest timestep asked, 0 to 1"),
     "canary_every": ("--canary-every", int, "generations between checks for a swapped model, 0 for none"),
     "heldout": ("--heldout", int, "samples in the bank the answer is judged on"),
+    "heldout_checks": ("--heldout-checks", int, "how often the mean is judged on it"),
+    "patience": ("--patience", int, "judgements without a gain that end the search (default 6)"),
+    "answer": ("--answer", str, "heldout (default), mean, or luckiest of the last generation"),
+    "mirrored": ("--mirrored", bool, "candidates in pairs about the mean"),
+    "rotate_every": ("--rotate-every", int, "generations a bank is kept for (default 1)"),
+    "prompts_at_once": ("--prompts-at-once", int, "prompts in a generation's bank (default 2)"),
+    "common_noise": ("--common-noise", bool, "all candidates of a generation on one bank (default)"),
+    "whiten": ("--whiten", bool, "principal axes as long as the words' spread (default)"),
+    "add_mean": ("--add-mean", bool, "move the origin by the mean word"),
+    "race": ("--race", int, "starts compared before the search (default 8)"),
+    "race_samples": ("--race-samples", int, "samples each of them is asked (default 16)"),
+    "attention_temperature": ("--attention-temperature", float, "of the first start's softmax (default 0.02)"),
+    "attention_norm": ("--attention-norm", str, "length of the first start: words (default) or unit"),
     "objective": ("--objective", str, "loss, images, or auto (default): loss where the host offers it"),
     "scorer": ("--scorer", str, "package.module:function that judges pictures; larger is better (default: --clip)"),
     "search_steps": ("--search-steps", int, "steps a picture while searching (default 8)"),
@@ -107,7 +121,10 @@ def _add_optimize(commands: Any) -> None:
     parser.add_argument("--clip", metavar="NAME", help="CLIP to start and judge by: a directory, ARCH:WEIGHTS, or tiny")
     parser.add_argument("--keep-concept", action="store_true", help="leave the pictures' latents on the host")
     for name, (flag, kind, text) in _KNOBS.items():
-        parser.add_argument(flag, dest=name, type=kind, default=None, help=text)
+        if kind is bool:
+            parser.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            parser.add_argument(flag, dest=name, type=kind, default=None, help=text)
     _add_output(parser)
     parser.set_defaults(run=_optimize)
 
@@ -139,6 +156,7 @@ def _optimize(args: argparse.Namespace) -> int:
             on_progress=console.progress,
         )
     path = save_result(args.out, result)
+    report.write_report(args.out)
     if args.json:
         print(json.dumps({**result_record(result), "embedding": str(path)}))
     else:
@@ -244,10 +262,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_optimize(commands)
     _add_generate(commands)
     _add_demo(commands)
-    if find_spec("blackbox_ti.audit"):
-        from blackbox_ti import audit
-
-        audit.add_parser(commands)
+    audit.add_parser(commands)
+    report.add_parser(commands)
     if find_spec("fastapi") and find_spec("diffusers"):
         from server_stub import cli as server_cli
 
