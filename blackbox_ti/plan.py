@@ -111,6 +111,7 @@ _PAPER: dict[str, Any] = {
     "attention_temperature": 1.0,
     "attention_norm": "unit",
     "answer": "luckiest",
+    "canary_every": 0,
 }
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": _PAPER}
 

@@ -147,7 +147,7 @@ def arm(name: str, **overrides: Any) -> Method:
 def paper(name: str, **overrides: Any) -> Method:
     """Return the preset `paper`; what its report costs is paid on top, so that all forwards of the mark search."""
     report = 8
-    method = arm(name, preset="paper", heldout=report, canary_every=0, **overrides)
+    method = arm(name, preset="paper", heldout=report, **overrides)
     return Method(name, method.config, lambda b, s, seed, mark: method.run(b, s, seed, mark + 2 * report))
 
 
