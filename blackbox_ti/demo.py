@@ -23,6 +23,7 @@ from blackbox_ti.generate import generate
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.plan import InversionSettings
+from blackbox_ti.report import write_report
 from blackbox_ti.run_folder import check_folder, run_endpoint, save_result
 from blackbox_ti.sheet import contact_sheet
 
@@ -134,6 +135,7 @@ def run_demo(out: Path, *, seed: int, max_forwards: int, console: Console) -> di
     }
     summary = _summary(result, clip_i, path, time.monotonic() - started)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_report(out)
     console.say(_told(summary, out))
     return summary
 
