@@ -20,7 +20,7 @@ from server_stub.logs import logger
 from server_stub.middleware import Envelope
 from server_stub.openapi import document
 from server_stub.problems import ProblemError, problem_response
-from server_stub.routes import books, concepts, images, loss, model, operations
+from server_stub.routes import books, concepts, images, loss, model, oip, operations
 from server_stub.settings import Settings
 
 __all__ = ["app_of", "create_app"]
@@ -43,7 +43,8 @@ def app_of(host: Host) -> FastAPI:
         lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, debug=False
     )
     app.state.host = host
-    for module in (model, concepts, loss, images, books, operations):
+    app.state.passing = oip.passing_concepts(host)
+    for module in (model, concepts, loss, images, books, operations, oip):
         app.include_router(module.router)
     app.add_middleware(Envelope, host=host)
     app.add_exception_handler(ProblemError, _on_problem)

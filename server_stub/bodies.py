@@ -28,14 +28,14 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 _PUNCTUATION: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 
-async def read_json(request: Request, *, timeout: float) -> bytes:
-    """Return the request's body, which says of itself that it is JSON.
+async def read_json(request: Request, *, timeout: float, also: str = "application/json") -> bytes:
+    """Return the request's body, which says of itself that it is JSON, or of the media type `also`.
 
     Raises:
-        ProblemError: it is not JSON by its Content-Type, or is not all there after `timeout` seconds.
+        ProblemError: it is neither by its Content-Type, or is not all there after `timeout` seconds.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type not in {"application/json", also}:
         raise ProblemError(ProblemCode.UNSUPPORTED_MEDIA_TYPE, "send the body with Content-Type: application/json")
     try:
         async with asyncio.timeout(timeout):

@@ -71,17 +71,27 @@ class _ClientGoneError(Exception):
 
 
 async def serve_charged(
-    request: Request, host: Host, principal: Principal, route: str, plan: Callable[[bytes], Work[ResultT]]
+    request: Request,
+    host: Host,
+    principal: Principal,
+    route: str,
+    plan: Callable[[bytes], Work[ResultT]],
+    *,
+    key: str | None = None,
+    media_type: str = "application/json",
 ) -> Response:
-    """Answer a charged request; `plan` validates its body on a worker thread.
+    """Answer a charged request; `plan` validates its body, JSON or of `media_type`, on a worker thread.
+
+    `key` is the idempotency key of a request that need not bring one.
 
     Raises:
         ProblemError: the request is refused; nothing was charged.
     """
     host.check_ready()
-    key = _idempotency_key(request)
+    if key is None or IDEMPOTENCY_KEY_HEADER in request.headers:
+        key = _idempotency_key(request)
     async with asynccontextmanager(admitted)(host, principal):
-        body = await read_json(request, timeout=host.settings.body_timeout)
+        body = await read_json(request, timeout=host.settings.body_timeout, also=media_type)
         order = _order(host, principal, key, route, body)
         replay = await run_in_threadpool(_find, host, order)
         if replay is not None:

@@ -17,7 +17,7 @@ from server_stub.problems import ProblemError, problem_response
 
 __all__ = ["OPEN_ROUTES", "Envelope"]
 
-OPEN_ROUTES: Final = frozenset({"/healthz", "/readyz"})
+OPEN_ROUTES: Final = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 
 _SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from blackbox_ti.oip_wire import BINARY_MEDIA_TYPE, HEADER_LENGTH_HEADER, InferRequest
 from blackbox_ti.wire import (
     IDEMPOTENCY_KEY_HEADER,
     PROBLEM_MEDIA_TYPE,
@@ -22,10 +23,17 @@ from blackbox_ti.wire import (
 )
 from server_stub.problems import status_of
 
-__all__ = ["ANYWHERE", "CHARGED", "body_of", "document", "problems"]
+__all__ = ["ANYWHERE", "CHARGED", "body_of", "document", "infer_body", "problems"]
 
 _REF: Final = "#/components/schemas/{model}"
-_EXTRA_MODELS: Final[tuple[type[BaseModel], ...]] = (ConceptRequest, ImagesRequest, LossRequest, Problem)
+_EXTRA_MODELS: Final[tuple[type[BaseModel], ...]] = (
+    ConceptRequest,
+    ImagesRequest,
+    InferRequest,
+    LossRequest,
+    Problem,
+)
+_KEY: Final = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"}
 
 ANYWHERE: Final = (
     ProblemCode.INVALID_REQUEST,
@@ -62,9 +70,25 @@ def body_of(record: type[BaseModel], *, charged: bool = False) -> dict[str, Any]
     schema = {"$ref": _REF.format(model=record.__name__)}
     extra: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
     if charged:
-        key = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"}
-        extra["parameters"] = [{"name": IDEMPOTENCY_KEY_HEADER, "in": "header", "required": True, "schema": key}]
+        extra["parameters"] = [_header(IDEMPOTENCY_KEY_HEADER, _KEY, required=True)]
     return extra
+
+
+def infer_body() -> dict[str, Any]:
+    """Return the `openapi_extra` of an inference: JSON, or JSON with bytes after it, and an idempotency key or none."""
+    bodies = {
+        "application/json": {"schema": {"$ref": _REF.format(model=InferRequest.__name__)}},
+        BINARY_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
+    }
+    length = {"type": "integer", "minimum": 0}
+    return {
+        "requestBody": {"required": True, "content": bodies},
+        "parameters": [_header(IDEMPOTENCY_KEY_HEADER, _KEY), _header(HEADER_LENGTH_HEADER, length)],
+    }
+
+
+def _header(name: str, schema: Mapping[str, Any], *, required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": required, "schema": schema}
 
 
 def document(app: FastAPI) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from server_stub.problems import ProblemError
 from server_stub.replies import images_reply
 from server_stub.validation import check_images
 
-__all__ = ["router"]
+__all__ = ["images_work", "router"]
 
 router = APIRouter()
 
@@ -43,7 +43,15 @@ async def images(
 
 
 def _work(host: Host, principal: Principal, body: bytes) -> Work[list[Image.Image]]:
-    asked = parse(ImagesRequest, body, max_depth=host.settings.max_json_depth)
+    return images_work(host, principal, parse(ImagesRequest, body, max_depth=host.settings.max_json_depth))
+
+
+def images_work(host: Host, principal: Principal, asked: ImagesRequest) -> Work[list[Image.Image]]:
+    """Return the work of making pictures.
+
+    Raises:
+        ProblemError: the request is over a limit, or does not fit the model.
+    """
     most = int(host.card.resolution * host.settings.max_side_factor)
     plan = check_images(asked, host.card, host.engine, max_side=most)
     return Work(

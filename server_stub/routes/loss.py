@@ -20,7 +20,7 @@ from server_stub.problems import ProblemError
 from server_stub.replies import Array, loss_reply
 from server_stub.validation import LossPlan, check_loss
 
-__all__ = ["router"]
+__all__ = ["loss_work", "router"]
 
 router = APIRouter()
 
@@ -44,7 +44,15 @@ async def loss(
 
 def _work(host: Host, principal: Principal, body: bytes) -> Work[Array]:
     asked = parse(LossRequest, body, max_depth=host.settings.max_json_depth)
-    latents = host.concept(principal.account, asked.concept).latents
+    return loss_work(host, principal, asked, host.concept(principal.account, asked.concept).latents)
+
+
+def loss_work(host: Host, principal: Principal, asked: LossRequest, latents: Array) -> Work[Array]:
+    """Return the work of scoring candidates against a concept's latents.
+
+    Raises:
+        ProblemError: the request is over a limit, or does not fit the model or the concept.
+    """
     plan = check_loss(asked, host.card, host.engine, latents=latents, concept_images=len(latents))
     samples = len(asked.samples)
     return Work(

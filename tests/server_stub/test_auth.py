@@ -43,6 +43,13 @@ ROUTES = [
     ("GET", "/v1/vocabulary?encoder=text", Scope.VOCABULARY),
     ("GET", "/v1/usage", Scope.USAGE),
     ("GET", "/v1/receipts", Scope.AUDIT),
+    ("GET", "/v2", None),
+    *(
+        (method, f"/v2/models/{model}{version}{rest}", scope if rest == "/infer" else None)
+        for model, scope in (("loss", Scope.LOSS), ("images", Scope.IMAGES))
+        for version in ("", "/versions/1")
+        for method, rest in (("GET", ""), ("GET", "/ready"), ("POST", "/infer"))
+    ),
     ("GET", "/metrics", Scope.METRICS),
     ("GET", "/openapi.json", None),
 ]
