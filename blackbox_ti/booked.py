@@ -10,31 +10,38 @@ The key sent to the host is derived from the run's id and the name, so that runs
 A host keeps its replies for a day at least. What was first sent longer ago is not sent again under its key, which the
 host may have forgotten: the host's receipts say whether it was charged. If not, it is asked as a new operation; if so,
 its reply is lost, the charge stays in the book, and it is asked and paid for once more under the name with a `~`.
-At a host that knows no keys nothing is sent twice under one reservation: what was interrupted there counts as spent
-in full, and is asked once more in the same way.
+At a host that knows no keys nothing is sent twice under one reservation: what was lost on the way or interrupted there
+counts as spent in full, and is asked anew in the same way, a few times, each within the caps.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+
 from blackbox_ti.budget import Cost, cost_of_images, cost_of_losses
-from blackbox_ti.endpoint import Endpoint, Vocabulary, guarantees_of
+from blackbox_ti.endpoint import Endpoint, Guarantees, Vocabulary, guarantees_of
 from blackbox_ti.errors import (
     AuthError,
     BlackboxTIError,
     BudgetSpentError,
+    ConnectError,
     InputError,
     LedgerError,
+    OverloadedError,
+    ProtocolError,
     RejectedError,
     ResumeError,
 )
 from blackbox_ti.ledger import Ledger, Operation
 from blackbox_ti.replies import canonical_bytes
+from blackbox_ti.retry import RetryPolicy, backoff
 from blackbox_ti.wire import (
     ImagesReply,
     ImagesRequest,
@@ -51,6 +58,8 @@ __all__ = ["BookedEndpoint"]
 R = TypeVar("R", LossReply, ImagesReply)
 
 _REFUSALS = (InputError, BudgetSpentError, AuthError, RejectedError)
+_PASSING = (ConnectError, OverloadedError, ProtocolError)
+_LOST_TRIES: Final = 4
 _REPLY_KEPT_SECONDS: Final = 86_400.0
 
 
@@ -67,24 +76,40 @@ class BookedEndpoint:
     """`endpoint` with every charged call booked in `ledger`, whose run has begun.
 
     For the attempts on the wire to be in the book too, make the endpoint with `on_attempt=ledger.record_attempt`.
-    Closing it closes the endpoint, not the ledger.
+    Closing it closes the endpoint, not the ledger. `sleep` waits so many seconds before what was lost is asked anew;
+    `rng` draws how many.
     """
 
-    def __init__(self, endpoint: Endpoint, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        ledger: Ledger,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: np.random.Generator | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._ledger = ledger
+        self._sleep = sleep
+        self._rng = rng if rng is not None else np.random.default_rng()
         self._card: ModelCard | None = None
         self._calls: Counter[str] = Counter()
         self._pictures: dict[str, Sequence[bytes]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def guarantees(self) -> Guarantees:
+        """What the host holds to."""
+        return guarantees_of(self._endpoint)
+
     def describe(self) -> ModelCard:
-        """Return the model card, and record it.
+        """Return the model card, and record it with what the host holds to.
 
         Raises:
             ResumeError: the run began on another model.
         """
         card = self._endpoint.describe()
+        self._ledger.record_guarantees(self.guarantees)
         self._ledger.record_model(card.fingerprint, canonical_bytes(card).decode())
         self._card = card
         return card
@@ -120,8 +145,7 @@ class BookedEndpoint:
         def send_again(idempotency_key: str) -> LossReply:
             return self._with_concept(request.concept, lambda: send(idempotency_key))
 
-        operation = self._reserve(request, route="loss", label=label, key=key, cost=cost)
-        return self._answer(LossReply, operation, send_again)
+        return self._ask(LossReply, request, send_again, route="loss", label=label, key=key, cost=cost)
 
     def images(self, request: ImagesRequest, *, label: str, key: str | None = None) -> ImagesReply:
         """Make pictures, once however often they are asked for.
@@ -132,10 +156,11 @@ class BookedEndpoint:
         """
         prices = self._known_card().prices
         cost = cost_of_images(len(request.items), request.num_inference_steps, request.guidance_scale, prices)
-        operation = self._reserve(request, route="images", label=label, key=key, cost=cost)
-        return self._answer(
-            ImagesReply, operation, lambda wire_key: self._endpoint.images(request, label=label, key=wire_key)
-        )
+
+        def send(idempotency_key: str) -> ImagesReply:
+            return self._endpoint.images(request, label=label, key=idempotency_key)
+
+        return self._ask(ImagesReply, request, send, route="images", label=label, key=key, cost=cost)
 
     def vocabulary(self, encoder: str) -> Vocabulary | None:
         """Return an encoder's token table, or None where the host does not offer it."""
@@ -152,15 +177,41 @@ class BookedEndpoint:
     def _known_card(self) -> ModelCard:
         return self._card if self._card is not None else self.describe()
 
-    def _reserve(
-        self, request: LossRequest | ImagesRequest, *, route: str, label: str, key: str | None, cost: Cost
-    ) -> Operation:
+    def _ask(
+        self,
+        kind: type[R],
+        request: LossRequest | ImagesRequest,
+        send: Callable[[str], R],
+        *,
+        route: str,
+        label: str,
+        key: str | None,
+        cost: Cost,
+    ) -> R:
+        """Reserve, send and settle; what is lost on the way from a host that knows no keys is asked anew."""
         plain: dict[str, Any] = request.model_dump(mode="json")
+        name = key if key is not None else self._next_name(label)
 
         def reserve(name: str) -> Operation:
             return self._ledger.reserve(name=name, label=label, route=route, request=plain, cost=cost)
 
-        name = key if key is not None else self._next_name(label)
+        for number in range(1, _LOST_TRIES):
+            operation = self._reserve(name, reserve)
+            try:
+                return self._answer(kind, operation, send)
+            except _PASSING:
+                if not self._is_lost(operation):
+                    raise
+            self._sleep(backoff(number, None, RetryPolicy(), self._rng))
+        return self._answer(kind, self._reserve(name, reserve), send)
+
+    def _is_lost(self, operation: Operation) -> bool:
+        """Return whether a failed call counts as spent, its reply being out of reach."""
+        now = None if self.guarantees.idempotency else self._ledger.find(operation.name)
+        return now is not None and now.state == "settled" and not now.answered
+
+    def _reserve(self, name: str, reserve: Callable[[str], Operation]) -> Operation:
+        """Return the operation `name`, or the one that is asked in its stead."""
         operation = reserve(name)
         while self._is_stale(operation):
             name = self._give_up(operation)
@@ -171,7 +222,7 @@ class BookedEndpoint:
         """Return whether the host may not know the key of an operation that is to be sent again."""
         if operation.fresh or operation.reply is not None:
             return False
-        if not guarantees_of(self._endpoint).idempotency:
+        if not self.guarantees.idempotency:
             return True
         return self._ledger.seconds_since_first_sent(operation) > _REPLY_KEPT_SECONDS
 
@@ -180,7 +231,7 @@ class BookedEndpoint:
 
         Where the host knows no keys, it counts as spent in full.
         """
-        if not guarantees_of(self._endpoint).idempotency:
+        if not self.guarantees.idempotency:
             self._ledger.settle(operation, charged=operation.cost, reply=None, receipt=None)
             return operation.name + "~"
         if not isinstance(self._endpoint, _HasReceipts):
@@ -220,7 +271,7 @@ class BookedEndpoint:
         return reply
 
     def _book_failure(self, operation: Operation, error: BlackboxTIError) -> None:
-        """Free the reservation only where the host certainly did not charge: otherwise it stays.
+        """Free the reservation only where the host certainly did not charge: otherwise it stays, or counts as spent.
 
         Certain is a refusal of a reservation made just now, none of whose attempts can have had an effect.
         """
@@ -229,8 +280,10 @@ class BookedEndpoint:
         refused = all(effect == "none" for effect in effects) if effects else isinstance(error, _REFUSALS)
         if operation.fresh and refused:
             self._ledger.refuse(operation, reason)
-        else:
+        elif self.guarantees.idempotency:
             self._ledger.leave_unknown(operation, reason)
+        else:
+            self._ledger.settle(operation, charged=operation.cost, reply=None, receipt=None)
 
     def _with_concept(self, concept: str, send: Callable[[], LossReply]) -> LossReply:
         """Send; where the host has lost the concept, register its pictures again and send once more."""

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from blackbox_ti.attempt import Attempt
 from blackbox_ti.budget import Caps, Cost, check_caps
+from blackbox_ti.endpoint import Guarantees
 from blackbox_ti.errors import LedgerError, ResumeError
 from blackbox_ti.ledger_records import (
     OPERATIONS_QUERY,
@@ -108,6 +109,12 @@ class Ledger:
                 )
             if row is None or row[1] != card:
                 self._store.append("models", {"fingerprint": fingerprint, "card": card})
+
+    def record_guarantees(self, guarantees: Guarantees) -> None:
+        """Record what the host guarantees."""
+        with self._store.transaction():
+            if guarantees != self._guarantees():
+                self._store.append("guarantees", {name: int(held) for name, held in asdict(guarantees).items()})
 
     def record_concept(self, concept: str, pictures: Sequence[str]) -> None:
         """Record the id the host gave to pictures (SHA-256 each).
@@ -222,6 +229,10 @@ class Ledger:
         row = self._store.one("SELECT card FROM models ORDER BY entry DESC LIMIT 1")
         return None if row is None else ModelCard.model_validate_json(row[0])
 
+    def guarantees(self) -> Guarantees:
+        """Return what the host guarantees as far as is recorded, else all there is."""
+        return self._guarantees() or Guarantees()
+
     def endpoint(self) -> str | None:
         """Return the address the run began with, or None."""
         row = self._store.one("SELECT endpoint FROM run")
@@ -253,6 +264,12 @@ class Ledger:
     def faults(self) -> list[str]:
         """Return what is wrong with the book, each fault naming its row; empty for a book that verifies."""
         return self._store.faults()
+
+    def _guarantees(self) -> Guarantees | None:
+        row = self._store.one("SELECT idempotency, exact_cost, receipts FROM guarantees ORDER BY entry DESC LIMIT 1")
+        if row is None:
+            return None
+        return Guarantees(idempotency=bool(row[0]), exact_cost=bool(row[1]), receipts=bool(row[2]))
 
     def _find(self, name: str) -> Operation | None:
         row = self._store.one(OPERATIONS_QUERY.format(reply="s.reply") + " WHERE o.name = ?", name)

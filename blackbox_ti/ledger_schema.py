@@ -21,7 +21,7 @@ from blackbox_ti.budget import Cost
 __all__ = ["APPLICATION_ID", "GENESIS", "SCHEMA_VERSION", "TABLES", "committed", "create", "find_faults", "row_hash"]
 
 APPLICATION_ID: Final = 0x42425449
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 GENESIS: Final = "0" * 64
 
 _COST: Final = {"forwards": "INTEGER NOT NULL", "queries": "INTEGER NOT NULL", "price_micros": "INTEGER NOT NULL"}
@@ -36,6 +36,11 @@ TABLES: Final[dict[str, dict[str, str]]] = {
     },
     "caps": {"forwards": "INTEGER", "queries": "INTEGER", "price_micros": "INTEGER", "wall_seconds": "REAL"},
     "models": {"fingerprint": "TEXT NOT NULL", "card": "TEXT NOT NULL"},
+    "guarantees": {
+        "idempotency": "INTEGER NOT NULL",
+        "exact_cost": "INTEGER NOT NULL",
+        "receipts": "INTEGER NOT NULL",
+    },
     "concepts": {"concept": "TEXT NOT NULL", "pictures": "TEXT NOT NULL"},
     "operations": {
         "name": "TEXT NOT NULL UNIQUE",
