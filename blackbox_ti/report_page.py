@@ -33,14 +33,15 @@ dt { color: #5a6675; font-size: .85rem; } dd { margin: 0; font-size: 1.15rem; fo
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .22rem .8rem .22rem 0; border-bottom: 1px solid #eceff3; vertical-align: top;
   overflow-wrap: anywhere; }
-th { color: #5a6675; font-weight: 500; } td.number, th.number { text-align: right; }
+td:first-child { width: 34%; } th { color: #5a6675; font-weight: 500; } td.number, th.number { text-align: right; }
 tr.total td { font-weight: 600; } td.member { padding-left: 1.4rem; }
 ul.warnings { background: #fff6e5; border-left: 4px solid #e08a00; margin: 1.4rem 0 0; padding: .7rem 1rem .7rem 2rem; }
 figure { margin: 0 0 1rem; } figcaption { color: #5a6675; margin-bottom: .3rem; overflow-wrap: anywhere; }
-img { width: 128px; height: 128px; object-fit: contain; image-rendering: pixelated; margin: 0 6px 6px 0;
+img { width: 132px; height: 132px; object-fit: contain; image-rendering: pixelated; margin: 0 6px 6px 0;
   background: #f4f6f8; }
 svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: #5a6675; }
-pre { background: #f4f6f8; padding: .7rem 1rem; overflow-x: auto; } details { margin-top: .8rem; }
+pre { background: #f4f6f8; padding: .7rem 1rem; overflow-x: auto; }
+details { margin-top: 1.4rem; } summary { cursor: pointer; }
 """
 
 
@@ -248,13 +249,29 @@ def _row(table: Element, cells: Iterable[str], *, numbers_from: int = 99) -> Ele
 
 
 def _arrangement(body: Element, record: RunRecord) -> None:
-    for title, values in (("Plan", record.plan), ("Settings", record.settings)):
-        if not values:
-            continue
-        _add(body, "h2", title)
-        table = SubElement(body, "table")
-        for name, value in values.items():
-            _row(table, [str(name), "chosen by the plan" if value is None else str(value)])
+    if record.plan:
+        _add(body, "h2", "Plan")
+        _values(body, {name: value for name, value in record.plan.items() if value is not None})
+    if record.settings:
+        block = SubElement(body, "details")
+        _add(block, "summary", "Settings")
+        _values(block, record.settings)
+
+
+def _values(parent: Element, values: Mapping[str, Any]) -> None:
+    table = SubElement(parent, "table")
+    for name, value in values.items():
+        _row(table, [name, _told(value)])
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return "chosen by the plan"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_told(inner)}" for name, inner in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(_told, value)) if isinstance(value, list) else str(value)
 
 
 def _host(body: Element, facts: Facts) -> None:
