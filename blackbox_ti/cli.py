@@ -25,7 +25,7 @@ from blackbox_ti.errors import BlackboxTIError, InputError
 from blackbox_ti.generate import generate
 from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.plan import DEFAULT_FORWARDS, InversionSettings
-from blackbox_ti.prepare import prepare
+from blackbox_ti.prepare import choose_scorer, prepare
 from blackbox_ti.run_folder import (
     check_folder,
     recall_command,
@@ -141,7 +141,9 @@ def _optimize(args: argparse.Namespace) -> int:
         return _dry_run(args, settings, clip)
     check_folder(args.out)
     with contextlib.closing(connect(args)) as probe:
-        concept = load_concept(args.images, probe.describe().resolution)
+        card = probe.describe()
+        concept = load_concept(args.images, card.resolution)
+        scorer = choose_scorer(settings, card, concept, clip)
     record_command(args.out, args)
     caps = _caps(args, settings)
     with run_endpoint(args.out, lambda hook: connect(args, on_attempt=hook), settings, concept, caps) as endpoint:
@@ -150,6 +152,7 @@ def _optimize(args: argparse.Namespace) -> int:
             args.images,
             settings,
             clip=clip,
+            scorer=scorer,
             initial_embedding=args.initial_embedding,
             keep_concept=args.keep_concept,
             on_plan=console.plan,

@@ -23,7 +23,7 @@ from blackbox_ti.start import shortlist
 from blackbox_ti.subspace import Embedding, Subspace, full_subspace, pca_subspace, random_subspace
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["Prepared", "image_evaluator", "loss_evaluator", "prepare", "search_subspace"]
+__all__ = ["Prepared", "choose_scorer", "image_evaluator", "loss_evaluator", "prepare", "search_subspace"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def prepare(
     card = endpoint.describe()
     check_placeholder(settings.placeholder_token, {})
     concept = load_concept(images, card.resolution)
-    judge = _scorer(settings, concept, clip, scorer) if objective_of(settings, card) == "images" else None
+    judge = choose_scorer(settings, card, concept, clip, scorer)
     vocabularies = _vocabularies(endpoint, card)
     check_placeholder(settings.placeholder_token, vocabularies)
     starts = shortlist(settings, card, concept, vocabularies, clip, initial_embedding)
@@ -71,8 +71,19 @@ def _vocabularies(endpoint: Endpoint, card: ModelCard) -> dict[str, Vocabulary]:
     return {name: table for name, table in found.items() if table is not None} if all(found.values()) else {}
 
 
-def _scorer(settings: InversionSettings, concept: Concept, clip: Clip | None, scorer: Scorer | None) -> Scorer:
-    """The scorer given, the one named, or CLIP's; tried on the references, where a mistake in it costs nothing."""
+def choose_scorer(
+    settings: InversionSettings, card: ModelCard, concept: Concept, clip: Clip | None, scorer: Scorer | None = None
+) -> Scorer | None:
+    """Return the scorer given, the one named, or CLIP's; None where the host is asked for losses.
+
+    It is tried on the reference pictures, where a mistake in it costs nothing.
+
+    Raises:
+        InputError: the host does not offer the objective, or there is nothing to judge pictures by.
+        ScorerError: the scorer is not there, or does not score.
+    """
+    if objective_of(settings, card) == "loss":
+        return None
     word = settings.initializer_token
     references = concept.images()
     if scorer is None and settings.scorer is not None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from blackbox_ti.clip import Clip, clip_similarity
@@ -109,9 +108,11 @@ def test_a_scorer_that_raises_is_an_error_of_ours() -> None:
 def test_finite_numbers_pass_unchanged(numbers: list[float]) -> None:
     """Whatever kind of sequence they come in."""
     pictures = [RED] * len(numbers)
-    for kind in (list, tuple, np.array, iter):
-        told: NDArray[np.float64] = checked_scores(CallableScorer(lambda _, k=kind: k(numbers)), pictures, [""])
-        assert list(told) == numbers
+    answers: list[Any] = [list(numbers), tuple(numbers), np.array(numbers)]
+    scorer = CallableScorer(lambda _: answers[-1], "mine")
+    while answers:
+        assert list(checked_scores(scorer, pictures, [""])) == numbers
+        answers.pop()
 
 
 @pytest.mark.parametrize(
