@@ -90,3 +90,13 @@ def test_a_file_starts_where_it_ended(tmp_path: Path) -> None:
     two = save_embedding(tmp_path, "<old>", {"text": TABLE[:2]}, {})
     with pytest.raises(InputError, match="--num-vectors"):
         from_file(two, [ENCODER], 3)
+
+
+def test_the_reference_codes_attention_has_length_one() -> None:
+    """Its direction is the same; only the length differs."""
+    words = Vocabulary(["red", "blue", "green"], TABLE[[2, 3, 7]])
+    pictures, sentences = _features([[1, 0.1, 0]]), _features([[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    ours = from_attention(pictures, sentences, {"text": words}, temperature=1.0)["text"][0]
+    unit = from_attention(pictures, sentences, {"text": words}, temperature=1.0, norm="unit")["text"][0]
+    assert np.isclose(np.linalg.norm(unit), 1.0)
+    assert np.allclose(unit, ours / np.linalg.norm(ours), atol=1e-6)

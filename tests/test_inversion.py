@@ -13,7 +13,7 @@ from blackbox_ti.errors import BudgetSpentError, InputError, PlaceholderError
 from blackbox_ti.inversion import InversionResult, Progress, StopReason, invert
 from blackbox_ti.plan import InversionSettings
 from blackbox_ti.subspace import Embedding
-from blackbox_ti.wire import LossReply, LossRequest
+from blackbox_ti.wire import LossReply, LossRequest, decode_tensor
 from tests.fake_host import FakeHost, fake_endpoint
 
 PICTURES = [Image.new("RGB", (8, 8), (200, 30, 30)), Image.new("RGB", (8, 8), (30, 200, 30))]
@@ -163,3 +163,68 @@ def test_progress_is_told_each_generation() -> None:
     assert [p.generation for p in told] == list(range(1, result.plan.generations + 1))
     assert [p.forwards for p in told] == sorted(p.forwards for p in told)
     assert len(plans) == 1
+
+
+def _search_banks(settings: InversionSettings) -> dict[str, tuple[int, ...]]:
+    watched = _Watched(FakeHost())
+    invert(watched, PICTURES, settings)  # type: ignore[arg-type]
+    return {label: tuple(s.seed for s in r.samples) for label, r in watched.asked if label.startswith("search")}
+
+
+def test_without_common_noise_every_candidate_has_a_bank_of_its_own() -> None:
+    """As the reference code compares them: no two banks of a run share a seed, and the cost is the same."""
+    apart = SMALL.model_copy(update={"common_noise": False})
+    banks = _search_banks(apart)
+    seeds = [seed for bank in banks.values() for seed in bank]
+    assert len(set(seeds)) == len(seeds)
+    host, together = FakeHost(), FakeHost()
+    result = _invert(host, apart)
+    _invert(together)
+    assert host.forwards == together.forwards == result.plan.cost(host.card).forwards
+    assert len(banks) == result.plan.generations * result.plan.popsize
+
+
+def test_a_bank_is_kept_as_long_as_asked() -> None:
+    """Three generations share one, then it rotates."""
+    banks = list(_search_banks(SMALL.model_copy(update={"rotate_every": 3})).values())
+    assert [len(set(banks[i : i + 3])) for i in range(0, len(banks), 3)] == [1] * -(-len(banks) // 3)
+    assert len(set(banks)) == -(-len(banks) // 3)
+
+
+def test_a_host_that_ranks_needs_common_noise() -> None:
+    """The ranks of candidates alone say nothing."""
+    with pytest.raises(InputError, match="--no-common-noise"):
+        _invert(FakeHost(reply_mode="rank"), SMALL.model_copy(update={"common_noise": False}))
+
+
+def test_the_luckiest_answer_is_the_best_of_the_last_generation() -> None:
+    """Whatever came before, and however lucky it was."""
+    watched = _Watched(FakeHost())
+    settings = SMALL.model_copy(update={"answer": "luckiest"})
+    result = invert(watched, PICTURES, settings)  # type: ignore[arg-type]
+    last = f"search/{result.plan.generations}"
+    (request,) = [r for label, r in watched.asked if label == last]
+    host, candidates = FakeHost(), decode_tensor(request.embeddings["text"])
+    losses = [np.mean([host.loss(e, s) for s in request.samples]) for e in candidates]
+    assert np.array_equal(result.embedding["text"], candidates[int(np.argmin(losses))])
+    assert not [label for label, _ in watched.asked if label.startswith("heldout/") and label[8:].isdigit()]
+
+
+@pytest.mark.parametrize("changed", [
+    {"answer": "mean"}, {"preset": "paper"}, {"num_vectors": 2, "learnable_property": "style"}, {"mirrored": True},
+])  # fmt: skip
+def test_every_arrangement_learns_the_same_word_from_the_same_seed(changed: dict[str, object]) -> None:
+    """Bit for bit, and it is not the word the search began with."""
+    settings = InversionSettings(**{"max_forwards": 1500, "initializer_token": "dog", "seed": 3, **changed})  # type: ignore[arg-type]
+    first, again = _invert(FakeHost(), settings), _invert(FakeHost(), settings)
+    assert np.array_equal(first.embedding["text"], again.embedding["text"])
+    assert not np.array_equal(first.embedding["text"], first.initial_embedding["text"])
+
+
+def test_a_style_is_asked_for_as_a_style() -> None:
+    """Its prompts say so."""
+    watched = _Watched(FakeHost())
+    invert(watched, PICTURES, SMALL.model_copy(update={"learnable_property": "style"}))  # type: ignore[arg-type]
+    prompts = {p for _, r in watched.asked for p in r.prompts}
+    assert prompts
+    assert all("in the style of <sks>" in p for p in prompts)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from blackbox_ti.errors import BudgetTooSmallError, InputError
-from blackbox_ti.plan import InversionSettings, make_plan
+from blackbox_ti.plan import PRESETS, InversionSettings, make_plan
 from tests.fake_host import FakeHost
 
 CARD = FakeHost(dim=64).card
@@ -77,3 +79,71 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> No
     """Out of range, not a number, or unknown."""
     with pytest.raises(ValidationError):
         InversionSettings(**wrong)  # type: ignore[arg-type]
+
+
+@given(st.sampled_from(["popsize", "sigma", "answer", "whiten", "samples"]), st.integers(2, 90))
+def test_a_preset_fills_what_is_not_given(name: str, number: int) -> None:
+    """What the user gives holds against the preset, and what is recorded makes the same settings again."""
+    given_value = {"answer": "mean", "whiten": True, "sigma": number / 7}.get(name, number)
+    settings = InversionSettings(**{"preset": "paper", name: given_value})  # type: ignore[arg-type]
+    assert getattr(settings, name) == given_value
+    untouched = PRESETS["paper"].keys() - {name}
+    assert all(getattr(settings, key) == PRESETS["paper"][key] for key in untouched)
+    assert InversionSettings.model_validate(settings.model_dump()) == settings
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    """The message names them."""
+    with pytest.raises(ValidationError, match="choose one of default, paper"):
+        InversionSettings(preset="papre")
+
+
+def test_the_default_preset_changes_nothing() -> None:
+    """Naming the default is naming nothing."""
+    assert InversionSettings(preset="default") == InversionSettings()
+
+
+def test_the_papers_plan_says_what_it_is() -> None:
+    """Its noise, its axes, its answer, and where the host has fewer dimensions than it asks."""
+    settings = InversionSettings(preset="paper", max_forwards=5000)
+    told = make_plan(settings, CARD, vocabulary=500, words=8).describe()
+    for said in ("20 candidates x 25 samples", "256 dimensions asked, 64 there are", "noise of its own", "length 1",
+                 "mean word", "luckiest"):  # fmt: skip
+        assert said in told
+    other = make_plan(settings.model_copy(update={"subspace": "random"}), CARD, vocabulary=500, words=8).describe()
+    assert "length 1" not in other
+
+
+def test_noise_of_its_own_costs_the_same_forwards() -> None:
+    """Only the number of calls differs, and a call's candidates are what is queried."""
+    plans = [
+        make_plan(InversionSettings(common_noise=common), CARD, vocabulary=500, words=8) for common in (True, False)
+    ]
+    together, apart = (plan.cost(CARD) for plan in plans)
+    assert together == apart
+    assert together.forwards == plans[0].total
+
+
+@pytest.mark.parametrize("answer", ["mean", "luckiest"])
+def test_an_answer_that_is_not_judged_buys_no_judgement(answer: str) -> None:
+    """Both ends are still reported; the rest goes into the search."""
+    settings = InversionSettings(answer=answer)  # type: ignore[arg-type]
+    plan, judged = (make_plan(s, CARD, vocabulary=500, words=8) for s in (settings, InversionSettings()))
+    assert plan.checks == 0
+    assert plan.heldout_cost == 2 * plan.report > 0
+    assert plan.generations > judged.generations
+
+
+def test_a_larger_budget_is_arranged_otherwise() -> None:
+    """From 500 to 50,000 forwards: more dimensions or candidates, larger banks to judge on, never less of either."""
+    plans = [make_plan(InversionSettings(max_forwards=b), CARD, vocabulary=500, words=8) for b in (500, 5_000, 50_000)]
+    sizes = [(p.dimension, p.popsize, p.samples, p.report, p.checks, p.race) for p in plans]
+    assert all(a <= b for small, large in pairwise(sizes) for a, b in zip(small, large, strict=True))
+    assert len(set(sizes)) == 3
+    for plan in plans:
+        told = plan.describe()
+        assert f"{plan.popsize} candidates x {plan.samples} samples" in told
+        assert f"{plan.dimension} dimensions" in told
+        assert "a fresh bank every generation" in told
+    kept = make_plan(InversionSettings(rotate_every=4), CARD, vocabulary=500, words=8)
+    assert "a bank kept for 4 generations" in kept.describe()

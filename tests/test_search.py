@@ -45,6 +45,24 @@ def test_monotone_transforms_of_fitness_change_nothing(kind: str, seed: int, mir
     assert all(np.array_equal(a, b) for a, b in zip(plain, changed, strict=True))
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 50), st.booleans(), st.sampled_from(["full", "diagonal"]))
+def test_the_order_of_candidates_changes_nothing(seed: int, mirrored: bool, covariance: str) -> None:
+    """A generation is a set of (candidate, fitness) pairs: told in another order, it moves the search the same way."""
+    config = SearchSettings(dimension=4, popsize=6, mirrored=mirrored, covariance=covariance)  # type: ignore[arg-type]
+    plain, shuffled = _search(config, seed), _search(config, seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        points, order = plain.ask(), rng.permutation(6)
+        assert np.array_equal(points, shuffled.ask())
+        shuffled._asked = points[order]
+        fitness = ((points - 1.5) ** 2).sum(axis=1)
+        plain.tell(fitness)
+        shuffled.tell(fitness[order])
+    assert np.array_equal(plain.mean, shuffled.mean)
+    assert plain.sigma == shuffled.sigma
+
+
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_the_search_finds_the_minimum(covariance: str, mirrored: bool) -> None:

@@ -116,3 +116,19 @@ def test_too_many_dimensions_are_refused(dimension: int) -> None:
     """The message says how many there are."""
     with pytest.raises(InputError, match="1 to"):
         random_subspace(_origin(1), ENCODERS, dimension, np.random.default_rng(0))
+
+
+@given(st.integers(0, 50), st.floats(-2, 2))
+def test_unwhitened_axes_have_length_one_around_the_mean_word(seed: int, a: float) -> None:
+    """As the reference code has it: orthonormal axes, the vocabulary's mean on top of the origin; still affine."""
+    vocabularies = _vocabularies()
+    subspace = pca_subspace(_origin(1), vocabularies, 3, whiten=False, add_mean=True)
+    x, y = np.random.default_rng(seed).normal(size=(2, 1, subspace.dimension))
+    left, fx, fy = subspace.embed(a * x + (1 - a) * y), subspace.embed(x), subspace.embed(y)
+    for name, value in _origin(1).items():
+        axes = subspace.axes[name][:, 0]
+        moving = axes[np.linalg.norm(axes, axis=1) > 0]
+        assert np.allclose(moving @ moving.T, np.eye(3), atol=1e-9)
+        zero = subspace.embed(np.zeros((1, subspace.dimension)))[name][0]
+        assert np.allclose(zero, value + vocabularies[name].embeddings.mean(axis=0), atol=1e-6)
+        assert np.allclose(left[name], a * fx[name] + (1 - a) * fy[name], atol=1e-4)
