@@ -9,8 +9,9 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import SecretStr, ValidationError
 
@@ -25,8 +26,15 @@ from server_stub.spending import Budget, Period, set_budget
 from server_stub.tls import certificate_der
 from server_stub.usage import usage_table
 
-__all__ = ["add_parsers"]
+if TYPE_CHECKING:
+    from server_stub.diffusers_engine import DiffusersEngine
 
+__all__ = ["add_parsers", "load_engine", "serve_settings"]
+
+_OF_THE_ENGINE: Final = (
+    *("revision", "variant", "allow_pickle", "device", "dtype", "micro_batch", "resolution"),
+    *("channels_last", "compile", "cuda_graphs", "int8", "offload"),
+)
 _DURATION: Final = re.compile(r"(\d{1,6})([smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -51,11 +59,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=unset, help="address to bind (127.0.0.1)")
     parser.add_argument("--port", type=int, default=unset, help="port to bind; 0 picks a free one (8900)")
     parser.add_argument("--model", default=unset, metavar="NAME|DIR", help="bundled model, directory or hub id (tiny)")
-    parser.add_argument("--device", default=unset, help="auto, cpu, cuda, cuda:1, mps (auto)")
-    parser.add_argument("--dtype", default=unset, help="float32, bfloat16 or float16 (float32)")
-    parser.add_argument(
-        "--allow-pickle", action="store_true", default=unset, help="load weights that are no safetensors"
-    )
+    _add_form(parser)
     parser.add_argument("--vocabulary", action="store_true", default=unset, help="offer the token table")
     parser.add_argument("--reply-mode", choices=["exact", "rounded", "rank"], default=unset, help="how losses go out")
     parser.add_argument("--reply-digits", type=int, default=unset, help="significant digits of rounded losses (4)")
@@ -69,17 +73,45 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_serve)
 
 
+def _add_form(parser: argparse.ArgumentParser) -> None:
+    """Add what a model is loaded from, and the form it takes on its device."""
+    unset = argparse.SUPPRESS
+    parser.add_argument("--revision", default=unset, help="branch, tag or commit of a hub id")
+    parser.add_argument("--variant", default=unset, help="of the weights' files, like fp16")
+    parser.add_argument("--device", default=unset, help="auto, cpu, cuda, cuda:1, mps (auto)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default=unset, help="(float32)")
+    parser.add_argument("--micro-batch", default=unset, metavar="N|auto", help="rows of a pass; auto measures at start")
+    parser.add_argument("--resolution", type=int, default=unset, metavar="PIXELS", help="of losses (the model's own)")
+    for name, meaning in {
+        "allow-pickle": "load weights that are no safetensors",
+        "channels-last": "store convolutions with channels last",
+        "compile": "compile the denoiser for the shape of losses; starting takes minutes longer",
+        "cuda-graphs": "compile it, and replay it as one CUDA graph",
+        "int8": "keep the weights of denoiser and text encoders in int8",
+        "offload": "keep on the GPU only the part of the model at work",
+    }.items():
+        parser.add_argument(f"--{name}", action="store_true", default=unset, help=meaning)
+
+
 def _serve(args: argparse.Namespace) -> int:
-    settings = _settings(**{name: value for name, value in vars(args).items() if name in Settings.model_fields})
+    settings = serve_settings(args)
+    return run_server(settings, partial(load_engine, settings))
 
-    def load() -> Any:
-        from server_stub.diffusers_engine import DiffusersEngine
 
-        return DiffusersEngine.load(
-            settings.model, device=settings.device, dtype=settings.dtype, allow_pickle=settings.allow_pickle
-        )
+def serve_settings(args: argparse.Namespace) -> Settings:
+    """Return the settings that `serve` was given.
 
-    return run_server(settings, load)
+    Raises:
+        InputError: they do not fit together.
+    """
+    return _settings(**{name: value for name, value in vars(args).items() if name in Settings.model_fields})
+
+
+def load_engine(settings: Settings) -> DiffusersEngine:
+    """Return the engine of the settings' model, in the form they give it. Raises as `DiffusersEngine.load` does."""
+    from server_stub.diffusers_engine import DiffusersEngine
+
+    return DiffusersEngine.load(settings.model, **{name: getattr(settings, name) for name in _OF_THE_ENGINE})
 
 
 def _settings(**given: Any) -> Settings:

@@ -1,5 +1,7 @@
 """The engine over diffusers: losses in fixed-shape micro-batches, pictures by the model's own pipeline.
 
+Only the one shape that losses need is compiled, where that is asked for: pictures of any size stay plain.
+
 Batch invariance: every pass of the denoiser has the same shape and strides, `micro_batch` rows, the last one of a
 request padded, and so has every pass of a text encoder. Kernels are chosen by shape and strides, so a row's bits depend
 neither on how many other rows there are nor on what they hold; `warm_up` checks on this very machine that they don't
@@ -26,31 +28,40 @@ from server_stub.engine import EngineInfo, ImageJob, LossJob, Slice
 from server_stub.families import FAMILIES, Family
 from server_stub.fingerprint import fingerprint
 from server_stub.loss_work import LossWork, pad
+from server_stub.placement import DTYPES, Placement, compiled, marked, place
 from server_stub.tiny import PIPELINE_DIR
 from server_stub.warm_up import measured_micro_batch, places_agree, warm_pictures
 
-__all__ = ["DTYPES", "DiffusersEngine", "MicroBatch", "pick_device"]
+__all__ = ["DiffusersEngine", "MicroBatch"]
 
-DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MICRO_BATCH: Final = 16
 _LARGE_ON_CPU_MICRO_BATCH: Final = 4
 _LARGE: Final = 100_000_000
+_TEXT_PASSES_A_VISIT: Final = 16
 
 MicroBatch = int | Literal["auto"] | None
 
 
 class DiffusersEngine:
-    """A diffusers pipeline behind the `Engine` protocol."""
+    """A diffusers pipeline behind the `Engine` protocol, brought into the form of `placement`, by default as it is."""
 
     def __init__(
-        self, pipe: Any, *, model: str = "", micro_batch: MicroBatch = None, resolution: int | None = None
+        self,
+        pipe: Any,
+        *,
+        model: str = "",
+        micro_batch: MicroBatch = None,
+        resolution: int | None = None,
+        placement: Placement | None = None,
     ) -> None:
         pipe.set_progress_bar_config(disable=True)
-        identity = fingerprint(pipe)
+        self.placement = placement or Placement(device=str(pipe.device))
+        identity = marked(fingerprint(pipe), self.placement)
         self.pipe = pipe
-        self.device = torch.device(pipe.device)
+        self.device = place(pipe, self.placement)
         self._measures = micro_batch == "auto"
-        self.family: Family = FAMILIES[type(pipe).__name__](pipe, resolution)
+        self.family: Family = FAMILIES[type(pipe).__name__](pipe, resolution, self.device)
+        self.denoise = self.family.denoise
         self.micro_batch = micro_batch if isinstance(micro_batch, int) else self._usual_micro_batch()
         self._encoders = {encoder.name: encoder for encoder in self.family.encoders}
         self._info = self._describe(model or type(pipe).__name__, identity)
@@ -65,6 +76,10 @@ class DiffusersEngine:
         micro_batch: MicroBatch = None,
         resolution: int | None = None,
         channels_last: bool = False,
+        compile: bool = False,  # noqa: A002 - torch's own word for it
+        cuda_graphs: bool = False,
+        int8: bool = False,
+        offload: bool = False,
         allow_pickle: bool = False,
         revision: str | None = None,
         variant: str | None = None,
@@ -74,7 +89,8 @@ class DiffusersEngine:
         `micro_batch` is the number of rows of a denoiser pass: a number, by default one for the kind of device, or
         `auto` to measure it at warm-up, which another start of the server may settle differently, and with it the last
         bits of its losses. `resolution` is in pixels, by default the model's own. `channels_last` stores the
-        denoiser's convolutions that way, which some devices prefer.
+        denoiser's convolutions that way, which some devices prefer. The other forms are `Placement`'s; `revision` and
+        `variant` choose among a model's files.
 
         Weights come from safetensors files, unless `allow_pickle` lets pickled ones in as well. The libraries' warnings
         and progress bars are turned off for the process: warnings quote prompts.
@@ -82,17 +98,22 @@ class DiffusersEngine:
         Raises:
             InputError: the model cannot be loaded, is of a family not served, or a setting makes no sense.
         """
-        _check(dtype, micro_batch, resolution)
+        placement = Placement(
+            device=device,
+            dtype=dtype,
+            channels_last=channels_last,
+            compile=compile,
+            cuda_graphs=cuda_graphs,
+            int8=int8,
+            offload=offload,
+        ).resolved()
+        _check(model, micro_batch, resolution, revision)
         _quieten_libraries()
         path = str(PIPELINE_DIR) if model == "tiny" else str(model)
         options = {"revision": revision, "variant": variant, "use_safetensors": None if allow_pickle else True}
         pipe = _load_pipeline(path, torch_dtype=DTYPES[dtype], **options)
-        engine = cls(
-            pipe.to(pick_device(device)), model=_public_name(model), micro_batch=micro_batch, resolution=resolution
-        )
-        if channels_last:
-            engine.family.denoiser.to(memory_format=torch.channels_last)
-        return engine
+        name = _public_name(model)
+        return cls(pipe, model=name, micro_batch=micro_batch, resolution=resolution, placement=placement)
 
     @property
     def info(self) -> EngineInfo:
@@ -143,7 +164,8 @@ class DiffusersEngine:
     def prepare(self, job: LossJob) -> LossWork:
         """Return the job's work: its samples diffused, once for all candidates, its texts still to be encoded."""
         with torch.inference_mode():
-            return LossWork(self.family, job, self.device)
+            ahead = _TEXT_PASSES_A_VISIT if self.placement.offload else 1
+            return LossWork(self.family, job, self.device, ahead=ahead)
 
     def score(self, slices: Sequence[Slice]) -> None:
         """Run one denoiser pass over at most `micro_batch` rows, of one piece of work or several, and keep its losses.
@@ -161,7 +183,7 @@ class DiffusersEngine:
                 key: pad([part.conditioning[key] for part in inputs], self.micro_batch)
                 for key in inputs[0].conditioning
             }
-            prediction = self.family.denoise(noisy, timestep, conditioning)
+            prediction = self.denoise(noisy, timestep, conditioning)
             losses = (prediction.float() - target).square().flatten(1).mean(dim=1)
             at = 0
             for s in slices:
@@ -189,10 +211,14 @@ class DiffusersEngine:
         return self._encoders[encoder].vocabulary()
 
     def warm_up(self) -> None:
-        """Run every code path once, and settle the micro-batch: measured if asked for, halved until places agree."""
+        """Run every code path once, and settle the micro-batch: measured if asked for, halved until places agree.
+
+        Sizes are measured before compilation, which takes much longer than any of them.
+        """
         warm_pictures(self)
         if self._measures:
             self.micro_batch = measured_micro_batch(self)
+        self.denoise = compiled(self.family.denoise, self.placement)
         while self.micro_batch > 1 and not places_agree(self):
             self.micro_batch //= 2
 
@@ -217,23 +243,14 @@ class DiffusersEngine:
         return picture
 
 
-def pick_device(device: str) -> str:
-    """Return `device`, or for `auto` the best one this machine has."""
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _public_name(model: str | Path) -> str:
     """Return the model's name for strangers: of a local directory the last part, so that no path is told."""
     return Path(model).resolve().name if Path(model).exists() else str(model)
 
 
-def _check(dtype: str, micro_batch: MicroBatch, resolution: int | None) -> None:
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}")
+def _check(model: str | Path, micro_batch: MicroBatch, resolution: int | None, revision: str | None) -> None:
+    if revision is not None and (model == "tiny" or Path(model).exists()):
+        raise InputError(f"a revision is of a hub id, and {_public_name(model)} is on this machine; leave it out")
     if isinstance(micro_batch, int) and micro_batch < 1:
         raise InputError(f"a micro-batch has at least one row, not {micro_batch}")
     if resolution is not None and (resolution < 8 or resolution % 8):

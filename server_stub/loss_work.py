@@ -38,17 +38,18 @@ class LossWork:
     """The rows of a loss job of B candidates and n samples, and the losses of those scored.
 
     Text i is that of candidate i // P under the i % P-th of the P prompts its samples name; row i scores sample
-    `sample[i]` under text `text[i]`, and its loss goes to place `place[i]` of (B * n).
+    `sample[i]` under text `text[i]`, and its loss goes to place `place[i]` of (B * n). Texts are encoded in up to
+    `ahead` passes at a time, for encoders that are not always at hand.
     """
 
-    def __init__(self, family: Family, job: LossJob, device: torch.device) -> None:
+    def __init__(self, family: Family, job: LossJob, device: torch.device, *, ahead: int = 1) -> None:
         self._family = family
         self._device = device
         self._shape = (len(next(iter(job.embeddings.values()))), len(job.samples))
         self.rows = self._shape[0] * self._shape[1]
         named = sorted({sample.prompt for sample in job.samples})
         self._order(np.array([named.index(sample.prompt) for sample in job.samples], np.int64), len(named))
-        self._texts = _Texts(family, job, [job.prompts[i] for i in named], device)
+        self._texts = _Texts(family, job, [job.prompts[i] for i in named], device, ahead)
         self._noisy, self._target, self._timestep = _diffuse(family, job.latents, job.samples, device)
         self._losses = torch.full((self.rows,), torch.nan, device=device)
 
@@ -80,10 +81,11 @@ class LossWork:
 
 
 class _Texts:
-    """The texts of a job, encoded in passes of TEXT_BATCH as they are asked for, in order."""
+    """The texts of a job, encoded in passes of TEXT_BATCH as they are asked for, in order, `ahead` passes at once."""
 
-    def __init__(self, family: Family, job: LossJob, prompts: Sequence[str], device: torch.device) -> None:
+    def __init__(self, family: Family, job: LossJob, prompts: Sequence[str], device: torch.device, ahead: int) -> None:
         self._family = family
+        self._ahead = ahead
         self._prompts = len(prompts)
         self._vectors: dict[str, Tensor] = {}
         self._ids: dict[str, Tensor] = {}
@@ -98,12 +100,15 @@ class _Texts:
     def take(self, texts: NDArray[np.int64]) -> Conditioning:
         """Return the conditioning of texts by their numbers, ascending and never below those asked for before."""
         first, last = int(texts[0]) // TEXT_BATCH, int(texts[-1]) // TEXT_BATCH
-        self._passes = {i: self._passes.get(i) or self._encode(i) for i in range(first, last + 1)}
+        self._passes = {i: encoded for i, encoded in self._passes.items() if i >= first}
+        if last not in self._passes:
+            stop = min(last + self._ahead, -(-self._count // TEXT_BATCH))
+            self._passes |= {i: self._encode(i) for i in range(first + len(self._passes), stop)}
         offsets = torch.from_numpy(texts - first * TEXT_BATCH)
-        return {key: self._joined(key)[offsets.to(value.device)] for key, value in self._passes[first].items()}
+        return {key: self._joined(key, last)[offsets.to(value.device)] for key, value in self._passes[first].items()}
 
-    def _joined(self, key: str) -> Tensor:
-        parts = [conditioning[key] for conditioning in self._passes.values()]
+    def _joined(self, key: str, last: int) -> Tensor:
+        parts = [conditioning[key] for i, conditioning in self._passes.items() if i <= last]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _encode(self, number: int) -> Conditioning:

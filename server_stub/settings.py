@@ -35,7 +35,9 @@ class Settings(BaseSettings):
 
     `max_norm` null means `max_norm_factor` times (norm_mean + 3 norm_std) of the vocabulary: gradient inversions end
     at about ten times the vocabulary's norm, which the bound has to allow. `database_url` null means a SQLite file in
-    `state_dir`; `state_dir` null means a temporary folder that ends with the process.
+    `state_dir`; `state_dir` null means a temporary folder that ends with the process. `micro_batch` is the rows of a
+    denoiser pass, null for those usual on the kind of device, and `auto` to measure them at start; `resolution` is in
+    pixels, null for the model's own.
     """
 
     model_config = SettingsConfigDict(env_prefix="BLACKBOX_TI_", env_nested_delimiter="__", frozen=True)
@@ -43,9 +45,18 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8900
     model: str = "tiny"
-    device: str = "auto"
-    dtype: str = "float32"
+    revision: str | None = None
+    variant: str | None = None
     allow_pickle: bool = False
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    micro_batch: Positive | Literal["auto"] | None = None
+    resolution: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    channels_last: bool = False
+    compile: bool = False
+    cuda_graphs: bool = False
+    int8: bool = False
+    offload: bool = False
     state_dir: Path | None = None
     database_url: SecretStr | None = None
 

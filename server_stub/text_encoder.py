@@ -48,8 +48,9 @@ class PlaceholderEmbedding(nn.Embedding):
         if self.vectors is None:
             return super().forward(input)
         slot = input - self.first
-        index = slot.clamp(0, self.vectors.shape[1] - 1).unsqueeze(-1).expand(-1, -1, self.embedding_dim)
-        vectors = self.vectors.expand(len(input), -1, -1).gather(1, index)
+        vectors = self.vectors.to(input.device)  # an offloaded encoder has come there since they were set
+        index = slot.clamp(0, vectors.shape[1] - 1).unsqueeze(-1).expand(-1, -1, self.embedding_dim)
+        vectors = vectors.expand(len(input), -1, -1).gather(1, index)
         rows = super().forward(input.clamp(max=self.first - 1))
         return torch.where((slot >= 0).unsqueeze(-1), vectors, rows)
 

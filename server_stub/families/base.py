@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, Final
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -33,9 +34,10 @@ class Family(ABC):
     resolution: int
     encoders: list[TextEncoder]
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        """Serve `pipe` at `resolution` pixels, by default the model's own."""
+    def __init__(self, pipe: Any, resolution: int | None = None, device: torch.device | None = None) -> None:
+        """Serve `pipe` at `resolution` pixels, by default the model's own, on `device`, by default where it lies."""
         self.pipe = pipe
+        self.device = device or torch.device(pipe.device)
         self.resolution = resolution or int(pipe.default_sample_size * pipe.vae_scale_factor)
 
     @classmethod
@@ -66,7 +68,7 @@ class Family(ABC):
     def encode_image(self, image: Image.Image) -> Tensor:
         """Return the latent (1, C, h, w) float32 of a picture: the posterior's mode, shifted and scaled."""
         vae = self.pipe.vae
-        pixels = self.pipe.image_processor.preprocess(image).to(vae.device, vae.dtype)
+        pixels = self.pipe.image_processor.preprocess(image).to(self.device, vae.dtype)
         mode: Tensor = vae.encode(pixels).latent_dist.mode().float()
         shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
         return (mode - shift) * float(vae.config.scaling_factor)

@@ -27,8 +27,8 @@ class FlowMatchingFamily(Family):
     timesteps are 1000 sigma.
     """
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        super().__init__(pipe, resolution)
+    def __init__(self, pipe: Any, resolution: int | None = None, device: torch.device | None = None) -> None:
+        super().__init__(pipe, resolution, device)
         self.prediction_type = "flow_prediction"
         schedule: Any = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
         self._sigmas: Tensor = (schedule.timesteps / schedule.config.num_train_timesteps).flip(0)
@@ -51,8 +51,8 @@ class StableDiffusion3(FlowMatchingFamily):
 
     pipeline_class = StableDiffusion3Pipeline
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        super().__init__(pipe, resolution)
+    def __init__(self, pipe: Any, resolution: int | None = None, device: torch.device | None = None) -> None:
+        super().__init__(pipe, resolution, device)
         self.name = "stable-diffusion-3"
         length = pipe.tokenizer_max_length
         self.encoders = [
@@ -94,8 +94,8 @@ class Flux(FlowMatchingFamily):
 
     pipeline_class = FluxPipeline
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        super().__init__(pipe, resolution)
+    def __init__(self, pipe: Any, resolution: int | None = None, device: torch.device | None = None) -> None:
+        super().__init__(pipe, resolution, device)
         self.name = "flux"
         length = pipe.tokenizer_max_length
         self.encoders = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
@@ -18,13 +19,13 @@ __all__ = ["StableDiffusion", "UNetFamily"]
 class UNetFamily(Family):
     """A UNet trained on the discrete schedule of DDPM (arXiv 2006.11239), whatever sampler it ships with."""
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        super().__init__(pipe, resolution)
+    def __init__(self, pipe: Any, resolution: int | None = None, device: torch.device | None = None) -> None:
+        super().__init__(pipe, resolution, device)
         self.prediction_type = pipe.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise InputError(f"a model with prediction type {self.prediction_type!r} is not served; use another model")
         self.schedule: Any = DDPMScheduler.from_config(pipe.scheduler.config)
-        self.schedule.alphas_cumprod = self.schedule.alphas_cumprod.to(pipe.device)
+        self.schedule.alphas_cumprod = self.schedule.alphas_cumprod.to(self.device)
 
     @property
     def denoiser(self) -> Any:
@@ -45,9 +46,9 @@ class StableDiffusion(UNetFamily):
 
     pipeline_class = StableDiffusionPipeline
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, resolution: int | None = None, device: torch.device | None = None) -> None:
         default = int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
-        super().__init__(pipe, resolution or default)
+        super().__init__(pipe, resolution or default, device)
         self.name = "stable-diffusion"
         self.encoders = [TextEncoder("text_encoder", pipe.text_encoder, pipe.tokenizer)]
 

@@ -23,8 +23,8 @@ class StableDiffusionXL(UNetFamily):
 
     pipeline_class = StableDiffusionXLPipeline
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        super().__init__(pipe, resolution)
+    def __init__(self, pipe: Any, resolution: int | None = None, device: torch.device | None = None) -> None:
+        super().__init__(pipe, resolution, device)
         if pipe.text_encoder is None:
             raise InputError("a refiner has only one text encoder and is not served; use the base model")
         self.name = "stable-diffusion-xl"
@@ -33,7 +33,7 @@ class StableDiffusionXL(UNetFamily):
             TextEncoder("text_encoder_2", pipe.text_encoder_2, pipe.tokenizer_2),
         ]
         sizes = [self.resolution, self.resolution, 0, 0, self.resolution, self.resolution]
-        self._time_ids = torch.tensor([sizes], device=pipe.device, dtype=pipe.text_encoder_2.dtype)
+        self._time_ids = torch.tensor([sizes], device=self.device, dtype=pipe.text_encoder_2.dtype)
 
     def encode_image(self, image: Image.Image) -> Tensor:
         """Return the latent, encoded in float32 where the autoencoder overflows in float16."""

@@ -12,19 +12,25 @@ import pytest
 from blackbox_ti.errors import InputError
 from server_stub import spending
 from server_stub.accounts import USER_SCOPES, Accounts
-from server_stub.cli import add_parsers
+from server_stub.cli import add_parsers, load_engine, serve_settings
 from server_stub.database import Books
 from server_stub.idempotency import Reservation
 from server_stub.spending import Amount, Budget
 from tests.server_stub.books import Clock, OneServer, order, reply
 from tests.server_stub.certificates import Authority
+from tests.server_stub.tiny_models import save_stable_diffusion
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    """Return a command line's arguments."""
+    parser = argparse.ArgumentParser()
+    add_parsers(parser.add_subparsers(required=True))
+    return parser.parse_args(words)
 
 
 def run(*words: str) -> int:
     """Run a command line."""
-    parser = argparse.ArgumentParser()
-    add_parsers(parser.add_subparsers(required=True))
-    args = parser.parse_args(words)
+    args = parsed(*words)
     code: int = args.run(args)
     return code
 
@@ -128,6 +134,12 @@ def test_usage_sums_charges_by_account_day_and_model(tmp_path: Path, capsys: pyt
         (["keys", "create", "--account", "a b", "--state", "STATE"], "account's name"),
         (["keys", "list", "--database", "postgresql://127.0.0.1:1/none"], "cannot be opened"),
         (["serve", "--port", "70000"], "port"),
+        (["serve", "--micro-batch", "some"], "micro_batch"),
+        (["serve", "--resolution", "20"], "multiple of 8"),
+        (["serve", "--port", "0", "--device", "cpu", "--cuda-graphs"], "--compile without them"),
+        (["serve", "--port", "0", "--device", "cpu", "--offload"], "leave --offload out"),
+        (["serve", "--port", "0", "--revision", "main"], "leave it out"),
+        (["serve", "--port", "0", "--device", "abacus"], "use auto"),
         (["serve", "--tls-cert", "c.pem"], "tls_key"),
     ],
 )
@@ -146,6 +158,7 @@ def test_a_mistake_is_an_input_error_with_advice(tmp_path: Path, words: list[str
         ["keys", "create", "--account", "a", "--expires", "soon"],
         ["keys", "budget", "--account", "a", "--per", "week"],
         ["keys"],
+        ["serve", "--dtype", "int4"],
     ],
 )
 def test_what_does_not_parse_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,3 +167,17 @@ def test_what_does_not_parse_is_exit_code_2(words: list[str], capsys: pytest.Cap
         run(*words)
     assert caught.value.code == 2
     assert capsys.readouterr().err
+
+
+def test_the_models_form_reaches_the_engine(tmp_path: Path) -> None:
+    """Every option of `serve` about the model ends in the engine, and those not given in its defaults."""
+    folder = str(save_stable_diffusion(tmp_path))
+    words = ["--model", folder, "--device", "cpu", "--dtype", "bfloat16", "--micro-batch", "3", "--resolution", "24"]
+    engine = load_engine(serve_settings(parsed("serve", *words, "--channels-last", "--int8", "--compile")))
+    form = engine.placement
+    assert (engine.micro_batch, engine.info.resolution, form.dtype, form.device) == (3, 24, "bfloat16", "cpu")
+    assert (form.channels_last, form.int8, form.compile, form.offload, form.cuda_graphs) == (*[True] * 3, False, False)
+    plain = load_engine(serve_settings(parsed("serve", "--model", folder)))
+    assert (plain.info.resolution, plain.placement.dtype, plain.placement.int8) == (16, "float32", False)
+    with pytest.raises(InputError, match="safetensors"):
+        load_engine(serve_settings(parsed("serve", "--model", folder, "--variant", "fp16")))
