@@ -27,6 +27,7 @@ from blackbox_ti.errors import BudgetSpentError, LedgerError
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.ledger import Ledger, Operation
 from blackbox_ti.receipts import chain_faults, order_faults, seal_faults
+from blackbox_ti.shortfalls import shortfalls
 from blackbox_ti.wire import ModelCard, Receipt
 
 __all__ = ["LEDGER_NAME", "HostBook", "add_parser", "audit", "fetch_host_book"]
@@ -74,12 +75,13 @@ def audit(ledger: Ledger, host: HostBook | None = None) -> AuditReport:
     faults += _cap_faults(ledger)
     if host is not None:
         faults += _host_faults(host, card) + _match_faults(operations, receipts, host, ledger.keys())
+    guarantees = ledger.guarantees()
     open_ones = [operation for operation in operations if operation.state in {"reserved", "unknown"}]
     return AuditReport(
         endpoint=ledger.endpoint(),
         currency=card.prices.currency if card else "",
         faults=faults,
-        unknown=[_unknown(operation, host_checked=host is not None) for operation in open_ones],
+        unknown=[_unknown(o, host_checked=host is not None) for o in open_ones] if guarantees.idempotency else [],
         settled=settled,
         lines=tabulate(operations),
         total=sum((o.cost for o in operations if o.state == "settled"), Cost()),
@@ -88,6 +90,8 @@ def audit(ledger: Ledger, host: HostBook | None = None) -> AuditReport:
         waste=waste_of([attempt for _, attempt in attempts]),
         host_checked=host is not None,
         other_receipts=_others(host, ledger.keys()),
+        lost=[] if guarantees.idempotency else [_lost(o) for o in operations if _is_lost(o)],
+        not_guaranteed=shortfalls(guarantees),
     )
 
 
@@ -195,6 +199,14 @@ def _match_faults(
 def _unknown(operation: Operation, *, host_checked: bool) -> str:
     advice = "it may still be at work; audit again in an hour" if host_checked else "give --endpoint to settle it"
     return f"{operation.name} ({operation.cost.forwards} forwards, {operation.state}): {advice}, or resume the run"
+
+
+def _is_lost(operation: Operation) -> bool:
+    return operation.state != "refused" and not operation.answered
+
+
+def _lost(operation: Operation) -> str:
+    return f"{operation.name} ({operation.cost.forwards} forwards, {operation.state})"
 
 
 def _others(host: HostBook | None, keys: dict[str, str]) -> int:

@@ -43,7 +43,8 @@ class AuditReport:
 
     `unanswered` is the part of `total` that was charged for replies that never arrived, `reserved` what is held for
     outcomes not known yet. `unknown` names the operations whose outcome nothing settles yet, `settled` those this
-    audit settled. `host_checked` says whether the host's own receipts were compared.
+    audit settled. `host_checked` says whether the host's own receipts were compared. `lost` names the calls that count
+    as spent at a host that cannot be asked for their replies, `not_guaranteed` what such a host does not hold to.
     """
 
     endpoint: str | None
@@ -58,6 +59,8 @@ class AuditReport:
     waste: Waste
     host_checked: bool
     other_receipts: int
+    lost: Sequence[str] = ()
+    not_guaranteed: Sequence[str] = ()
     proof: str = field(default=PROOF)
 
     @property
@@ -97,6 +100,8 @@ class AuditReport:
         lines = [f"checked: {books}"]
         if self.other_receipts:
             lines.append(f"receipts of this account for other runs: {self.other_receipts}")
+        lines += [f"not guaranteed by this host: {what}" for what in self.not_guaranteed]
+        lines += [f"lost, counts as spent: {name}" for name in self.lost]
         lines += [f"settled now: {name}" for name in self.settled]
         lines += [f"UNKNOWN: {name}" for name in self.unknown]
         lines += [f"FAULT: {fault}" for fault in self.faults]

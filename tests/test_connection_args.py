@@ -11,6 +11,7 @@ import pytest
 from blackbox_ti.connection_args import add_connection, connect
 from blackbox_ti.endpoint import guarantees_of
 from blackbox_ti.errors import InputError
+from blackbox_ti.hf_endpoint import HfEndpoint
 from blackbox_ti.oip_endpoint import OipEndpoint
 
 
@@ -59,3 +60,18 @@ def test_a_mapping_without_its_protocol_is_a_mistake(tmp_path: Path) -> None:
     """The user is told which option is missing."""
     with pytest.raises(InputError, match="--protocol oip"):
         connect(_parsed("--endpoint", "http://127.0.0.1:1", "--mapping", str(tmp_path / "m.toml")))
+
+
+def test_protocol_hf_is_the_hosted_handlers() -> None:
+    """A token from the same sources, or none where the call is to be a stranger's."""
+    with contextlib.closing(connect(_parsed("--endpoint", "http://127.0.0.1:1", "--protocol", "hf"))) as endpoint:
+        assert isinstance(endpoint, HfEndpoint)
+        assert not guarantees_of(endpoint).idempotency
+
+
+def test_an_anonymous_connection_reads_no_key(tmp_path: Path) -> None:
+    """Not even a file that is not there."""
+    words = ("--endpoint", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "none"))
+    connect(_parsed(*words), anonymous=True).close()
+    with pytest.raises(InputError):
+        connect(_parsed(*words))
