@@ -50,7 +50,7 @@ class Handled:
 
 def test_the_card_is_the_servers_without_receipts() -> None:
     """What the reference server says of the same engine and settings, but nothing is signed."""
-    settings = {"vocabulary": True, "reply_mode": "rounded", "reply_digits": 3}
+    settings: dict[str, Any] = {"vocabulary": True, "reply_mode": "rounded", "reply_digits": 3}
     card = ModelCard.model_validate(Handled(**settings).reply({}, task="model"))
     with served(**settings) as app:
         assert card == app.host.card.model_copy(update={"receipt_public_key": None})
