@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from blackbox_ti.cli import main
+from blackbox_ti.plan import InversionSettings
 from tests.fake_host import FakeHost
 
 
@@ -219,3 +220,31 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert done.value.code == 0
     told = capsys.readouterr().out
     assert all(c in told for c in ("optimize", "generate", "demo", "serve", "audit", "keys", "usage"))
+
+
+def test_every_knob_of_the_search_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the settings have, `optimize --help` tells."""
+    with pytest.raises(SystemExit):
+        main(["optimize", "--help"])
+    told = capsys.readouterr().out
+    missing = [n for n in InversionSettings.model_fields if f"--{n.replace('_', '-')}" not in told]
+    assert not missing
+
+
+def test_the_papers_preset_says_what_it_will_do_and_options_override_it(
+    url: str, images: Path, tmp_path: Path, host: FakeHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dry run tells the reference code's choices; then it runs, within its budget, and records them."""
+    common = ["optimize", "--endpoint", url, "--images", str(images), "--out", str(tmp_path / "run")]
+    paper = [*common, "--preset", "paper", "--samples", "4", "--max-forwards", "400", "--initializer-token", "dog"]
+    assert main([*paper, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "20 candidates x 4 samples" in told
+    assert "luckiest" in told
+    assert main([*paper, "--no-add-mean"]) == 0
+    settings = json.loads((tmp_path / "run" / "result.json").read_text())["settings"]
+    assert (settings["preset"], settings["samples"], settings["add_mean"]) == ("paper", 4, False)
+    assert (settings["whiten"], settings["common_noise"], settings["answer"]) == (False, False, "luckiest")
+    assert host.forwards <= 400
+    assert main([*common, "--preset", "papre"]) == 2
+    assert "choose one of default, paper" in capsys.readouterr().err
