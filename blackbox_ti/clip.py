@@ -48,34 +48,34 @@ class Clip:
             raise InputError(
                 "CLIP needs the clip extra: pip install 'blackbox-ti[clip]', or leave --clip out"
             ) from error
-        self._torch = torch
+        self.torch: Any = torch
         self._device = device
         local = Path(name)
         arch, _, pretrained = (f"local-dir:{local}", "", "") if local.is_dir() else str(name).partition(":")
         try:
             with _quiet():
                 model, _, preprocess = open_clip.create_model_and_transforms(arch, pretrained or None, device=device)
-                self._tokenizer: Any = open_clip.get_tokenizer(arch)
+                self.tokenizer: Any = open_clip.get_tokenizer(arch)
         except (RuntimeError, OSError, ValueError) as error:
             raise InputError(f"cannot load the CLIP {name}: {error}; give a local directory or ARCH:WEIGHTS") from error
-        self._model: Any = model.eval()
+        self.model: Any = model.eval()
         self._preprocess: Any = preprocess
 
     def image_features(self, images: Sequence[Image.Image]) -> Array:
         """Return features (n, C) of RGB pictures."""
-        pixels = self._torch.stack([self._preprocess(image) for image in images])
-        return self._features(self._model.encode_image, pixels)
+        pixels = self.torch.stack([self._preprocess(image) for image in images])
+        return self._features(self.model.encode_image, pixels)
 
     def text_features(self, texts: Sequence[str]) -> Array:
         """Return features (n, C) of texts."""
-        return self._features(self._model.encode_text, self._tokenizer(list(texts)))
+        return self._features(self.model.encode_text, self.tokenizer(list(texts)))
 
     def _features(self, encode: Any, inputs: Any) -> Array:
-        with self._torch.inference_mode():
+        with self.torch.inference_mode():
             parts = [
                 encode(inputs[i : i + _BATCH].to(self._device)).float().cpu() for i in range(0, len(inputs), _BATCH)
             ]
-        features = self._torch.cat(parts).numpy()
+        features = self.torch.cat(parts).numpy()
         return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True), dtype=np.float32)
 
 

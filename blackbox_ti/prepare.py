@@ -21,6 +21,7 @@ from blackbox_ti.plan import InversionSettings, Plan, make_plan, objective_of
 from blackbox_ti.scorers import ClipScorer, Scorer, checked_scores, load_scorer
 from blackbox_ti.start import shortlist
 from blackbox_ti.subspace import Embedding, Subspace, full_subspace, pca_subspace, random_subspace
+from blackbox_ti.text_tower import matching_tower
 from blackbox_ti.wire import ModelCard
 
 __all__ = ["Prepared", "choose_scorer", "image_evaluator", "loss_evaluator", "prepare", "search_subspace"]
@@ -58,8 +59,11 @@ def prepare(
     concept = load_concept(images, card.resolution)
     judge = choose_scorer(settings, card, concept, clip, scorer)
     vocabularies = _vocabularies(endpoint, card)
+    tower = matching_tower(clip, card, vocabularies)
+    if tower and not vocabularies:
+        vocabularies = {card.encoders[0].name: tower.vocabulary()}
     check_placeholder(settings.placeholder_token, vocabularies)
-    starts = shortlist(settings, card, concept, vocabularies, clip, initial_embedding)
+    starts = shortlist(settings, card, concept, vocabularies, clip, initial_embedding, tower)
     known = min((len(whole_words(v).tokens) for v in vocabularies.values()), default=0)
     plan = make_plan(settings, card, vocabulary=known, words=len(starts))
     return Prepared(card, concept, vocabularies, starts[: plan.race], plan, judge)
@@ -83,6 +87,8 @@ def choose_scorer(
         ScorerError: the scorer is not there, or does not score.
     """
     if objective_of(settings, card) == "loss":
+        if scorer is not None or settings.scorer is not None:
+            raise InputError("a scorer judges pictures, and this host is asked for losses; add --objective images")
         return None
     word = settings.initializer_token
     references = concept.images()

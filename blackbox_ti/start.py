@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blackbox_ti.clip import Clip
 from blackbox_ti.concept import Concept
@@ -14,8 +15,11 @@ from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import InputError
 from blackbox_ti.evaluation import Evaluator
 from blackbox_ti.initialise import Start, from_attention, from_file, from_word, rank_words, whole_words
+from blackbox_ti.objective import prompts_for
+from blackbox_ti.phrase import distil, find_phrases
 from blackbox_ti.plan import InversionSettings
-from blackbox_ti.subspace import Embedding
+from blackbox_ti.subspace import Embedding, principal_axes
+from blackbox_ti.text_tower import TextTower
 from blackbox_ti.wire import ModelCard
 
 __all__ = ["choose_start", "shortlist"]
@@ -23,6 +27,8 @@ __all__ = ["choose_start", "shortlist"]
 Q = TypeVar("Q")
 
 _SENTENCE = "a photo of a {}"
+_TEMPLATES = 2
+_AXES = 256
 _PLAIN_WORDS = ("object", "thing", "picture", "photo", "art", "style")
 
 
@@ -33,11 +39,13 @@ def shortlist(
     vocabularies: Mapping[str, Vocabulary],
     clip: Clip | None,
     initial_embedding: Path | None,
+    tower: TextTower | None = None,
 ) -> list[Start]:
-    """Return starts worth racing, the likeliest first; one alone where the user named it.
+    """Return starts worth racing; one alone where the user named it.
 
-    With CLIP and the vocabulary at hand: the cross-attention of pictures and words, then the words most like the
-    pictures. With the vocabulary alone: the first plain word it has. With neither: the origin.
+    With CLIP and the vocabulary at hand: the cross-attention of pictures and words, where `tower` is the host's text
+    encoder phrases distilled into one word, then the words most like the pictures. With the vocabulary alone: the first
+    plain word it has. With neither: the origin.
 
     Raises:
         InputError: a word was named, and the host offers no vocabulary to look it up in.
@@ -53,7 +61,9 @@ def shortlist(
         return [from_word(settings.initializer_token, vocabularies, settings.num_vectors)]
     if not vocabularies:
         return [_origin(card, settings.num_vectors)]
-    return _with_clip(settings, concept, vocabularies, clip) if clip else [_plain(vocabularies, settings.num_vectors)]
+    if clip is None:
+        return [_plain(vocabularies, settings.num_vectors)]
+    return _with_clip(settings, concept, vocabularies, clip, tower)
 
 
 def _origin(card: ModelCard, num_vectors: int) -> Start:
@@ -71,7 +81,11 @@ def _plain(vocabularies: Mapping[str, Vocabulary], num_vectors: int) -> Start:
 
 
 def _with_clip(
-    settings: InversionSettings, concept: Concept, vocabularies: Mapping[str, Vocabulary], clip: Clip
+    settings: InversionSettings,
+    concept: Concept,
+    vocabularies: Mapping[str, Vocabulary],
+    clip: Clip,
+    tower: TextTower | None,
 ) -> list[Start]:
     shared = _shared_words(vocabularies)
     words = next(iter(shared.values())).tokens
@@ -82,8 +96,32 @@ def _with_clip(
     )
     mixed = {n: np.repeat(v, settings.num_vectors, axis=0) for n, v in attended.items()}
     starts = [Start(mixed, "cross-attention of the pictures and the vocabulary")]
-    best = rank_words(pictures, sentences)[: settings.race - 1]
-    return starts + [from_word(words[i], vocabularies, settings.num_vectors) for i in best]
+    likely = [words[i] for i in rank_words(pictures, sentences)]
+    if tower and settings.phrases and settings.race > 1:
+        starts += _phrases(settings, clip, tower, pictures, likely, shared)[-settings.phrases :]
+    rest = max(settings.race - len(starts), 0)
+    return starts + [from_word(word, vocabularies, settings.num_vectors) for word in likely[:rest]]
+
+
+def _phrases(
+    settings: InversionSettings,
+    clip: Clip,
+    tower: TextTower,
+    pictures: NDArray[np.float32],
+    likely: Sequence[str],
+    words: Mapping[str, Vocabulary],
+) -> list[Start]:
+    """The phrases CLIP sees in the pictures, each as one word of the host's one encoder."""
+    ((name, vocabulary),) = words.items()
+    rows = {word: i for i, word in enumerate(vocabulary.tokens)}
+    axes = principal_axes(vocabulary.embeddings, min(_AXES, len(rows) - 1, vocabulary.embeddings.shape[1]))
+    templates = prompts_for(settings.learnable_property, "{}")[:_TEMPLATES]
+    starts = []
+    for phrase in find_phrases(clip, pictures, likely, templates[0]):
+        own = vocabulary.embeddings[[rows[word] for word in phrase.split()]]
+        found = distil(tower, phrase, templates, own, axes, vocabulary.tokens[:2], settings.num_vectors)
+        starts.append(Start({name: found.vectors}, f"the words '{phrase}' in one"))
+    return starts
 
 
 def _shared_words(vocabularies: Mapping[str, Vocabulary]) -> dict[str, Vocabulary]:

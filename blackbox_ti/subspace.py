@@ -16,7 +16,7 @@ from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import InputError
 from blackbox_ti.wire import Encoder
 
-__all__ = ["Embedding", "Subspace", "full_subspace", "pca_subspace", "random_subspace"]
+__all__ = ["Embedding", "Subspace", "full_subspace", "pca_subspace", "principal_axes", "random_subspace"]
 
 Array = NDArray[np.float64]
 Embedding = dict[str, NDArray[np.float32]]
@@ -100,13 +100,17 @@ def pca_subspace(
     """
     rows = {}
     for name in origin:
-        table = vocabularies[name].embeddings.astype(np.float64)
-        centred = table - table.mean(axis=0)
-        _check(dimension, min(len(table) - 1, table.shape[1]))
-        _, singular, axes = np.linalg.svd(centred, full_matrices=False)
-        spread = singular[:dimension] / np.sqrt(max(len(table) - 1, 1))
-        rows[name] = _signed(axes[:dimension]) * (spread[:, None] if whiten else 1.0)
+        rows[name] = principal_axes(vocabularies[name].embeddings, dimension, whiten=whiten)
     return _blocks(_shifted(origin, vocabularies) if add_mean else origin, rows)
+
+
+def principal_axes(table: NDArray[np.float32], dimension: int, *, whiten: bool = True) -> Array:
+    """Return the first principal axes (d, D) of word embeddings (V, D), as long as the words' spread or of length 1."""
+    centred = table.astype(np.float64) - table.astype(np.float64).mean(axis=0)
+    _check(dimension, min(len(table) - 1, table.shape[1]))
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    spread = singular[:dimension] / np.sqrt(max(len(table) - 1, 1))
+    return np.asarray(_signed(axes[:dimension]) * (spread[:, None] if whiten else 1.0))
 
 
 def _shifted(origin: Embedding, vocabularies: Mapping[str, Vocabulary]) -> Embedding:

@@ -1,0 +1,135 @@
+"""CLIP's text tower on the user's own machine, with a word's vectors in place of a word.
+
+Where the host's text encoder is a public CLIP's text tower, as in Stable Diffusion 1 and 2, what the denoiser will be
+told of a word can be computed here at no cost to the endpoint. Forward passes only, like everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blackbox_ti.endpoint import Vocabulary
+from blackbox_ti.errors import InputError
+from blackbox_ti.initialise import whole_words
+from blackbox_ti.wire import ModelCard
+
+if TYPE_CHECKING:
+    from blackbox_ti.clip import Clip
+
+__all__ = ["TextTower", "matching_tower"]
+
+Array = NDArray[np.float32]
+_BATCH: Final = 64
+# The end of the text and some of the padding after it, where a causal tower sums up what it read.
+_AFTER_END: Final = (0, 1, 3, 7)
+
+
+class TextTower:
+    """The text tower of `clip`.
+
+    Raises:
+        InputError: its text tower is not one of CLIP's own kind.
+    """
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip, self._torch = clip, clip.torch
+        text: Any = getattr(clip.model, "text", clip.model)
+        if not all(hasattr(text, name) for name in ("token_embedding", "ln_final", "transformer")):
+            raise InputError("the text tower of this CLIP takes no token vectors; use one of CLIP's own kind")
+        self._embedding, self._norm = text.token_embedding, text.ln_final
+
+    @property
+    def table(self) -> Array:
+        """The token table (V, D)."""
+        return np.asarray(self._embedding.weight.detach().float().cpu().numpy(), dtype=np.float32)
+
+    def vocabulary(self) -> Vocabulary:
+        """Return the tokens and their embeddings, in the order of their ids."""
+        tokenizer = self._clip.tokenizer
+        known: dict[str, int] = tokenizer.encoder if hasattr(tokenizer, "encoder") else tokenizer.tokenizer.get_vocab()
+        tokens = [token for token, _ in sorted(known.items(), key=lambda item: item[1])]
+        return Vocabulary(tokens, self.table[: len(tokens)])
+
+    def text_states(self, text: str) -> Array:
+        """Return the states (K, D) at the end of a text and after it."""
+        ids, end = self._ids(text)
+        return np.asarray(self._states(ids[None], end)[0])
+
+    def word_states(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str]) -> Array:
+        """Return the states (n, K, D) of `template` filled in with words of vectors (n, T, D).
+
+        `stand_ins` are two different words of one token each, which show where the word is.
+        """
+        count = vectors.shape[1]
+        (ids, end), (other, _) = (self._ids(template.format(" ".join([w] * count))) for w in stand_ins)
+        slots = self._torch.nonzero(ids != other)[:, 0]
+        if len(slots) != count:
+            raise InputError(f"{' and '.join(stand_ins)} are not single tokens of this CLIP; name two that are")
+        parts = []
+        for i in range(0, len(vectors), _BATCH):
+            part = self._torch.from_numpy(np.array(vectors[i : i + _BATCH], dtype=np.float32))
+            with self._holding(slots, part):
+                parts.append(self._states(ids[None].expand(len(part), -1), end))
+        return np.concatenate(parts)
+
+    def _ids(self, text: str) -> tuple[Any, int]:
+        """Token ids (L) padded with the end token, as Stable Diffusion pads, and where the text ends."""
+        ids = self._clip.tokenizer([text])[0]
+        end = int(ids.argmax())  # the end token has the largest id
+        ids[end:] = ids[end].clone()
+        return ids, end
+
+    def _states(self, ids: Any, end: int) -> Array:
+        at = [min(end + k, ids.shape[1] - 1) for k in _AFTER_END]
+        caught: list[Any] = []
+        handle = self._norm.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+        try:
+            with self._torch.inference_mode():
+                self._clip.model.encode_text(ids.to(self._embedding.weight.device))
+        finally:
+            handle.remove()
+        return np.asarray(caught[0][:, at].float().cpu().numpy(), dtype=np.float32)
+
+    @contextmanager
+    def _holding(self, slots: Any, vectors: Any) -> Iterator[None]:
+        """Let the tokens at `slots` (T) be embedded as `vectors` (n, T, D)."""
+
+        def replace(_module: Any, _inputs: Any, output: Any) -> Any:
+            output = output.clone()
+            output[:, slots] = vectors.to(output.device, output.dtype)
+            return output
+
+        handle = self._embedding.register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def matching_tower(clip: Clip | None, card: ModelCard, vocabularies: Mapping[str, Vocabulary]) -> TextTower | None:
+    """Return the text tower of `clip` where it is the host's one text encoder, as far as the host lets one see.
+
+    Token tables are compared row by row, to half precision; where the host offers none, the dimension and the norms on
+    its card.
+    """
+    if clip is None or len(card.encoders) != 1:
+        return None
+    try:
+        tower = TextTower(clip)
+    except InputError:
+        return None
+    encoder, table = card.encoders[0], tower.table
+    if table.shape[1] != encoder.dim:
+        return None
+    if encoder.name in vocabularies:
+        theirs = vocabularies[encoder.name].embeddings
+        same = len(theirs) <= len(table) and np.allclose(table[: len(theirs)], theirs, rtol=2e-3, atol=1e-4)
+        return tower if same else None
+    norms = np.linalg.norm(whole_words(tower.vocabulary()).embeddings, axis=1)
+    same = np.allclose([norms.mean(), norms.std()], [encoder.norm_mean, encoder.norm_std], rtol=0.01)
+    return tower if same else None

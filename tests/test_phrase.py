@@ -1,0 +1,85 @@
+"""Phrases seen in pictures, distilled into one word."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from blackbox_ti.clip import Clip
+from blackbox_ti.initialise import whole_words
+from blackbox_ti.phrase import distil, find_phrases, least_squares
+from blackbox_ti.subspace import principal_axes
+from blackbox_ti.text_tower import TextTower
+from server_stub.tiny import CLIP_DIR
+from server_stub.tiny.world import concept_scenes, render
+
+TEMPLATE = "a photo of a {}"
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    """The bundled CLIP."""
+    return Clip(CLIP_DIR)
+
+
+def test_a_phrase_is_likelier_than_its_words(clip: Clip) -> None:
+    """Each phrase found has one word more than the last, and says more of the pictures than any word alone."""
+    scenes = concept_scenes(("heart", "orange", "striped"), 4, 0)
+    pictures = clip.image_features([Image.fromarray(render(s)) for s in scenes])
+    words = ["heart", "orange", "striped", "house", "blue", "plain"]
+    phrases = find_phrases(clip, pictures, words, TEMPLATE)
+    assert [len(p.split()) for p in phrases] == [2, 3, 4]
+    similarity = clip.text_features([TEMPLATE.format(p) for p in (*phrases, *words)]) @ pictures.mean(axis=0)
+    assert similarity[: len(phrases)].max() > similarity[len(phrases) :].max()
+
+
+def test_few_words_make_few_phrases(clip: Clip) -> None:
+    """No phrase says a word twice, so two words make one phrase and one makes none."""
+    pictures = np.zeros((1, 256), np.float32)
+    assert len(find_phrases(clip, pictures, ["red", "heart"], TEMPLATE)) == 1
+    assert find_phrases(clip, pictures, ["red"], TEMPLATE) == []
+
+
+@pytest.mark.parametrize("num_vectors", [1, 2])
+def test_one_word_does_what_the_phrase_does(clip: Clip, num_vectors: int) -> None:
+    """The distilled word misses less than half of what the best of the phrase's own words misses."""
+    tower = TextTower(clip)
+    words = whole_words(tower.vocabulary())
+    own = words.embeddings[[list(words.tokens).index(w) for w in ("orange", "heart")]]
+    axes = principal_axes(words.embeddings, 64)
+    found = distil(tower, "orange heart", [TEMPLATE], own, axes, words.tokens[:2], num_vectors)
+    assert found.vectors.shape == (num_vectors, 256)
+    target = tower.text_states(TEMPLATE.format("orange heart"))
+
+    def miss(vectors: NDArray[np.float32]) -> float:
+        return float(np.square(tower.word_states(TEMPLATE, vectors[None], words.tokens[:2])[0] - target).sum())
+
+    assert miss(found.vectors) < 0.5 * min(miss(np.repeat(w[None], num_vectors, axis=0)) for w in own)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_least_squares_solves_linear_problems(seed: int, d: int) -> None:
+    """Where residuals are linear and well posed, the answer is the known one."""
+    rng = np.random.default_rng(seed)
+    matrix = np.linalg.qr(rng.standard_normal((d + 4, d)))[0]
+    truth = rng.standard_normal(d)
+    found = least_squares(lambda z: (z - truth) @ matrix.T, np.zeros(d))
+    assert np.allclose(found, truth, atol=1e-3)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_least_squares_never_makes_it_worse(seed: int) -> None:
+    """Whatever the residuals are, the sum of squares does not grow."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((5, 3)), rng.standard_normal((3, 5))
+    start = rng.standard_normal(3)
+
+    def residuals(z: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.sin(3 * z @ a.T) @ b.T + 1.0
+
+    found = least_squares(residuals, start)
+    assert np.square(residuals(found[None])).sum() <= np.square(residuals(start[None])).sum()
