@@ -25,8 +25,8 @@ __all__ = ["SETTINGS", "Run"]
 SETTINGS = {
     "autoencoder": StageSettings(steps=2800, batch=16, lr=1.5e-3, weight_decay=0.0),
     "towers": StageSettings(steps=2600, batch=128, lr=1e-3, weight_decay=0.05),
-    "eyes": StageSettings(steps=500, batch=128, lr=4e-4, weight_decay=0.05, ema=0.995),
-    "denoiser": StageSettings(steps=6800, batch=64, lr=1e-3, ema=0.999),
+    "eyes": StageSettings(steps=1400, batch=128, lr=4e-4, weight_decay=0.05, ema=0.995),
+    "denoiser": StageSettings(steps=18_800, batch=64, lr=1e-3, ema=0.999),
 }
 _UNCONDITIONAL_SHARE = 0.1
 _PATCH_PICTURES = 3000
@@ -42,6 +42,7 @@ class Run:
     device: str
     picture_count: int
     scale: float = 1.0
+    compiled: bool = False
 
     @cached_property
     def pictures(self) -> Pictures:
@@ -99,6 +100,8 @@ class Run:
         scheduler = build_scheduler()
         self._fresh("denoiser")
         trainer = self._trainer("denoiser", build_denoiser(), torch.bfloat16)
+        if self.compiled:
+            trainer.model.compile()
         batch = trainer.settings.batch
 
         def loss(step: int) -> Tensor:
