@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the denoiser: needs a C++ compiler, a step takes 0.6 of the time",
+        help="compile the denoiser: needs a C++ compiler, takes 0.6 of the time",
     )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
