@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from blackbox_ti import audit, report
+from blackbox_ti import audit, doctor, report
 from blackbox_ti.budget import Caps
 from blackbox_ti.clip import Clip
 from blackbox_ti.concept import load_concept
@@ -267,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_demo(commands)
     audit.add_parser(commands)
+    doctor.add_parser(commands)
     report.add_parser(commands)
     if find_spec("fastapi") and find_spec("diffusers"):
         from server_stub import cli as server_cli

@@ -13,7 +13,7 @@ import httpx
 
 from blackbox_ti.errors import InputError
 
-__all__ = ["ConnectionOptions", "checked_url", "open_client", "timeouts", "tls_context"]
+__all__ = ["ConnectionOptions", "checked_url", "is_loopback", "open_client", "timeouts", "tls_context"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def checked_url(url: str, *, allow_http: bool = False) -> str:
         raise InputError("the endpoint's address must begin with https:// (or http:// on this machine)")
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise InputError("the endpoint's address must hold no user name, query or fragment; keys are given apart")
-    if parsed.scheme == "http" and not allow_http and not _is_loopback(parsed.host):
+    if parsed.scheme == "http" and not allow_http and not is_loopback(parsed.host):
         raise InputError(f"http to {parsed.host} would send keys and pictures in the clear; use https")
     return str(parsed).rstrip("/")
 
@@ -109,7 +109,8 @@ def tls_context(options: ConnectionOptions) -> ssl.SSLContext:
     return context
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine's own."""
     if host == "localhost":
         return True
     try:
