@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from blackbox_ti.attempt import Attempt, Call, Reply
 from blackbox_ti.connection import ConnectionOptions
 from blackbox_ti.endpoint import Guarantees, Vocabulary
-from blackbox_ti.errors import InputError, ProtocolError, RejectedError
+from blackbox_ti.errors import InputError, ProtocolError, RejectedError, WireError
 from blackbox_ti.oip_card import CHARGE_EXTENSION, IDEMPOTENCY_EXTENSION, ModelKind, card_of, told_card
 from blackbox_ti.oip_codec import decode_tensors
 from blackbox_ti.oip_host import OipHost, infer_message, model_path
@@ -119,9 +119,9 @@ class OipEndpoint:
         patience = policy if self._transport.answered else replace(policy, max_malformed=3, max_unreachable=3)
         try:
             server = self._get("/v2", ServerMetadata.parse, patience)
-        except (ProtocolError, RejectedError) as error:
+        except (ProtocolError, RejectedError, WireError) as error:
             message = f"{self.url} does not speak the Open Inference Protocol; check the address ({error})"
-            raise ProtocolError(message, problem=error.problem) from error
+            raise ProtocolError(message, problem=getattr(error, "problem", None)) from error
         self._get("/v2/health/ready", lambda _: None, patience)
         self._host = self._described(server)
         return self._host.card
@@ -237,7 +237,7 @@ class OipEndpoint:
     def _metadata(self, model: LossModel | ImagesModel) -> ModelMetadata:
         try:
             return self._get(model_path(model), ModelMetadata.parse)
-        except (ProtocolError, RejectedError) as error:
+        except (ProtocolError, RejectedError, WireError) as error:
             raise InputError(f"the host has no model {model.model!r}, which the mapping names ({error})") from error
 
     def _get(self, path: str, parse: Callable[[bytes], T], policy: RetryPolicy | None = None) -> T:

@@ -43,6 +43,7 @@ from server_stub.problems import ProblemError, describe_validation
 
 __all__ = [
     "MODEL_VERSION",
+    "OPTIONAL_INPUTS",
     "concept_of",
     "images_outputs",
     "images_request",
@@ -72,6 +73,7 @@ _OPTIONAL: Final = (
     ("height", "INT64", 0),
     ("width", "INT64", 0),
 )
+OPTIONAL_INPUTS: Final = frozenset(name for name, *_ in _OPTIONAL)
 _IMAGES: Final = (("candidate", "INT64", 1), *_OPTIONAL)
 _PREFIX: Final = "embeddings_"
 

@@ -1,1 +1,1 @@
-"""Files that put the engine behind other servers: each folder holds what its server wants."""
+"""Examples of hosting the engine on other people's inference servers: MLServer, and Triton through PyTriton."""
