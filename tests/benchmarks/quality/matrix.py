@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,13 @@ class Cell:
 
     def file(self, *, pictures: bool) -> str:
         """The name of the cell's result; whatever decides the outcome is hashed into it."""
-        decides = [VERSION, self.method.config, self.subject.digest(), pictures]
+        decides = [VERSION, self.method.config, self.subject.digest, pictures]
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:10]
         method = "".join(c if c.isalnum() else "-" for c in self.method.name)
         return f"{method}-{self.mark}-{self.subject.name}-{self.seed}-{digest}.json"
+
+
+Work = Callable[[Cell], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,18 @@ def results(job: Job, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
-def run_cells(job: Job, cells: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Yield each cell that was not done yet, with its result, as it is done."""
+def run_cells(job: Job, cells: Sequence[Cell], work: Work | None = None) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Yield each cell that was not done yet, with its result, as it is done.
+
+    `work` does a cell in this process; without it models are loaded to do them.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
     todo = [cell for cell in cells if not (job.folder / cell.file(pictures=job.pictures)).exists()]
-    if job.processes == 1:
-        worker = _Worker(job)
-        yield from ((cell, worker.run(cell)) for cell in todo)
+    if not todo:
+        return
+    if job.processes == 1 or work:
+        work = work or _Worker(job).run
+        yield from ((cell, _kept(job, cell, work)) for cell in todo)
         return
     # Cells hold functions, which do not travel: the workers are forked, before any of them loads a model.
     context = multiprocessing.get_context("fork")
@@ -99,25 +107,36 @@ def _begin(job: Job) -> None:
 
 
 def _run_shared(index: int) -> tuple[int, dict[str, Any]]:
-    return index, _WORKER[0].run(_SHARED[index])
+    worker = _WORKER[0]
+    return index, _kept(worker.job, _SHARED[index], worker.run)
+
+
+def _kept(job: Job, cell: Cell, work: Work) -> dict[str, Any]:
+    """Do a cell and write its result in one step, so that a killed run leaves no half of one."""
+    result = work(cell)
+    path = job.folder / cell.file(pictures=job.pictures)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(result))
+    partial.replace(path)
+    return result
 
 
 class _Worker:
     """One process's model and judge."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self.job = job
         self._bench = Workbench(job.threads)
         self._styles = StyleNamer(self._bench)
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Learn, measure, and write the result in one step, so that a killed run leaves no half of one."""
+        """Learn and measure."""
         memory = PeakMemory()
         memory.reset()
         learned = cell.method.run(self._bench, cell.subject, cell.seed, cell.mark)
         peak = memory.read()
         started = time.perf_counter()
-        result = {
+        result: dict[str, Any] = {
             "method": cell.method.name,
             "title": cell.title,
             "mark": cell.mark,
@@ -127,12 +146,7 @@ class _Worker:
             "forwards": learned.forwards,
             "seconds": learned.seconds,
             "peak_memory": peak,
-            **measure(self._bench, self._styles, cell.subject, learned, pictures=self._job.pictures),
+            **measure(self._bench, self._styles, cell.subject, learned, pictures=self.job.pictures),
             "told": learned.told,
         }
-        result["measure_seconds"] = time.perf_counter() - started
-        path = self._job.folder / cell.file(pictures=self._job.pictures)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(result))
-        partial.replace(path)
-        return result
+        return result | {"measure_seconds": time.perf_counter() - started}

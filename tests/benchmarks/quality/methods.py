@@ -15,13 +15,13 @@ from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.plan import InversionSettings, Plan
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import LossReply, LossRequest, decode_tensor
-from server_stub.diffusers_engine import DiffusersEngine
+from server_stub.engine import Engine
 from server_stub.in_process import InProcessEndpoint
 from tests.benchmarks.quality import gradient, zeroth_order
 from tests.benchmarks.quality.subjects import Subject
 from tests.benchmarks.quality.workbench import Workbench
 
-__all__ = ["METHODS", "Learned", "Method", "arm", "gradient_at", "zeroth_order_at"]
+__all__ = ["METHODS", "Learned", "Method", "Watched", "arm", "gradient_at", "zeroth_order_at"]
 
 TRAIL_POINTS = 6
 
@@ -76,7 +76,7 @@ class Watched(InProcessEndpoint):
     That is the best on the held-out bank so far; of a search without one, the luckiest of the last generation.
     """
 
-    def __init__(self, engine: DiffusersEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self.judged: list[tuple[int, Embedding]] = []
         self.luckiest: list[tuple[int, Embedding]] = []
@@ -151,17 +151,17 @@ def paper(name: str, **overrides: Any) -> Method:
     return Method(name, method.config, lambda b, s, seed, mark: method.run(b, s, seed, mark + 2 * report))
 
 
-def gradient_at(rate: float, name: str = "gradient") -> Method:
-    """Return textual inversion by gradients at a learning rate."""
+def gradient_at(rate: float, name: str = "gradient", *, clip: bool = True) -> Method:
+    """Return textual inversion by gradients at a learning rate, from our start, or without CLIP from a plain word."""
 
     def run(bench: Workbench, subject: Subject, seed: int, mark: int) -> Learned:
-        start, _ = start_of(bench, subject, _of(subject, seed))
+        start, _ = start_of(bench, subject, _of(subject, seed), clip=clip)
         steps = gradient.train(
             bench, subject, start.embedding, samples=mark, rate=rate, seed=seed, every=mark // TRAIL_POINTS
         )
         return _walked(steps, {"start": start.description, "learning_rate": rate})
 
-    return Method(name, {"learning_rate": rate, "batch": gradient.BATCH}, run)
+    return Method(name, {"learning_rate": rate, "batch": gradient.BATCH, "clip": clip}, run)
 
 
 def zeroth_order_at(rate: float, name: str = "zeroth-order") -> Method:
@@ -216,6 +216,7 @@ METHODS: dict[str, Method] = {
         _started("attention", race=1),
         _started("start"),
         gradient_at(gradient.LEARNING_RATE),
+        gradient_at(gradient.LEARNING_RATE, "gradient, from the word", clip=False),
         paper("paper, pca"),
         paper("paper, random", subspace="random"),
         zeroth_order_at(zeroth_order.LEARNING_RATE),

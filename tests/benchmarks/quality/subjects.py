@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -81,6 +82,7 @@ class Subject:
         """Return the pictures that a user would give."""
         return [Image.fromarray(render(scene)) for scene in self.scenes]
 
+    @cached_property
     def digest(self) -> str:
         """Return a hash of the pictures and the questions."""
         content = b"".join(map(encode_png, self.references())) + repr((self.edits, self.attributes)).encode()
