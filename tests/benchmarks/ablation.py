@@ -47,6 +47,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "timesteps 500 to 900": {"t_min": 0.5, "t_max": 0.9},
     "1 prompt a bank": {"prompts_at_once": 1},
     "all prompts in a bank": {"prompts_at_once": 12},
+    "no phrases in the race": {"phrases": 0},
     "no race: attention alone": {"race": 1},
     "no race, no temperature": {"race": 1, "attention_temperature": 1.0},
     "the last mean as the answer": {"answer": "mean"},

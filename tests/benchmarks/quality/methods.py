@@ -24,6 +24,9 @@ from tests.benchmarks.quality.workbench import Workbench
 __all__ = ["METHODS", "Learned", "Method", "Watched", "arm", "gradient_at", "zeroth_order_at"]
 
 TRAIL_POINTS = 6
+_NOT_DECISIVE = {"seed", "max_forwards", "placeholder_token", "learnable_property", "objective", "scorer"} | {
+    "search_steps", "search_guidance_scale", "search_size", "image_weight", "text_weight",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,6 @@ def _told(result: InversionResult) -> dict[str, Any]:
 
 def arm(name: str, **overrides: Any) -> Method:
     """Return the search a user gets, with some of its settings changed."""
-    config = InversionSettings(**overrides).model_dump()
 
     def run(bench: Workbench, subject: Subject, seed: int, mark: int) -> Learned:
         settings = InversionSettings(
@@ -141,7 +143,13 @@ def arm(name: str, **overrides: Any) -> Method:
         seconds = time.perf_counter() - started
         return Learned(result.embedding, None, result.forwards, seconds, endpoint.trail(), _told(result))
 
-    return Method(name, config, run)
+    return Method(name, _decisive(overrides), run)
+
+
+def _decisive(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a search finds, beside those a cell decides."""
+    settings = InversionSettings(**overrides).model_dump()
+    return {name: value for name, value in settings.items() if name not in _NOT_DECISIVE}
 
 
 def paper(name: str, **overrides: Any) -> Method:
@@ -197,7 +205,7 @@ def _started(name: str, *, clip: bool = True, **overrides: Any) -> Method:
         start, forwards = start_of(bench, subject, settings, clip=clip)
         return Learned(start.embedding, None, forwards, time.perf_counter() - started, [], {"start": start.description})
 
-    return Method(name, {"clip": clip, **InversionSettings(**overrides).model_dump()}, run, searches=False)
+    return Method(name, {"clip": clip, **_decisive(overrides)}, run, searches=False)
 
 
 def _spoken(_bench: Workbench, subject: Subject, _seed: int, _mark: int) -> Learned:
@@ -214,6 +222,7 @@ METHODS: dict[str, Method] = {
         _started("word", clip=False),
         _started("attention, paper", **_PAPER_START),
         _started("attention", race=1),
+        _started("race of words", phrases=0),
         _started("start"),
         gradient_at(gradient.LEARNING_RATE),
         gradient_at(gradient.LEARNING_RATE, "gradient, from the word", clip=False),
