@@ -27,12 +27,12 @@ from blackbox_ti.errors import BudgetSpentError, LedgerError
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.ledger import Ledger, Operation
 from blackbox_ti.receipts import chain_faults, order_faults, seal_faults
+from blackbox_ti.run_folder import LEDGER_NAME
 from blackbox_ti.shortfalls import shortfalls
 from blackbox_ti.wire import ModelCard, Receipt
 
-__all__ = ["LEDGER_NAME", "HostBook", "add_parser", "audit", "fetch_host_book"]
+__all__ = ["HostBook", "add_parser", "audit", "fetch_host_book"]
 
-LEDGER_NAME: Final = "ledger.sqlite"
 _AT_WORK_SECONDS: Final = 3600.0
 
 

@@ -25,8 +25,8 @@ from tests.e2e.server_processes import ServerProcess, fake_server, register
 from tests.server_stub.served import embeddings
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-EXAMPLES = [10, pytest.param(1800, marks=pytest.mark.slow)]
-FUZZED_ROUTES = 6
+# Cases of each operation, and how many that makes at least.
+EXAMPLES = [(4, 80), pytest.param(500, 10_000, marks=pytest.mark.slow)]
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
 
 
@@ -67,11 +67,12 @@ def every_case(schema: Any, examples: int, check: Callable[[Any], None]) -> int:
 
             with suppress(Unsatisfiable):  # a route without parameters has no wrong ones
                 configured(given(case=result.ok().as_strategy(generation_mode=mode))(run))()
+    print(ran, "cases")
     return ran
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
-def test_with_a_key_every_answer_is_documented_and_none_is_5xx(tmp_path: Path, examples: int) -> None:
+@pytest.mark.parametrize(("examples", "least"), EXAMPLES)
+def test_with_a_key_every_answer_is_documented_and_none_is_5xx(tmp_path: Path, examples: int, least: int) -> None:
     """Requests by and against the schema get only statuses, media types and bodies that the document names."""
     with fuzzed(tmp_path) as (server, schema, headers):
         with server.client(headers=headers) as client:
@@ -83,11 +84,11 @@ def test_with_a_key_every_answer_is_documented_and_none_is_5xx(tmp_path: Path, e
                 case.body["embeddings"] = embeddings([[[0.5] * 8]])
             case.call_and_validate(base_url=server.url, headers=headers, checks=CHECKS)
 
-        assert every_case(schema, examples, check) >= examples * FUZZED_ROUTES
+        assert every_case(schema, examples, check) >= least
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
-def test_without_a_key_every_route_refuses_whatever_is_sent(tmp_path: Path, examples: int) -> None:
+@pytest.mark.parametrize(("examples", "least"), EXAMPLES)
+def test_without_a_key_every_route_refuses_whatever_is_sent(tmp_path: Path, examples: int, least: int) -> None:
     """Whatever the method, parameters and body, strangers get 401 or 429, except for health and readiness."""
     with fuzzed(tmp_path) as (server, schema, _):
 
@@ -97,4 +98,4 @@ def test_without_a_key_every_route_refuses_whatever_is_sent(tmp_path: Path, exam
             case.validate_response(reply, checks=CHECKS)
             assert case.path in OPEN_ROUTES or reply.status_code in {400, 401, 404, 405, 413, 429, 431}
 
-        assert every_case(schema, examples, check) >= examples * FUZZED_ROUTES
+        assert every_case(schema, examples, check) >= least

@@ -1,0 +1,3 @@
+"""The bundled model and its training."""
+
+PICTURES = 96

@@ -5,21 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from server_stub.tiny.train.autoencoder import LATENT_CHANNELS, build_autoencoder, encode_all, principal_patches
 from server_stub.tiny.train.data import load_pictures, to_tensor
-
-PICTURES = 96
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work folder with a few pictures."""
-    folder = tmp_path_factory.mktemp("work")
-    load_pictures(folder, 0, PICTURES)
-    return folder
+from tests.server_stub.tiny import PICTURES
 
 
 def test_the_encoder_is_the_projection_it_was_written_from(work: Path) -> None:

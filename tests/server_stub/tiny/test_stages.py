@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
-from server_stub.tiny.train.data import load_pictures
 from server_stub.tiny.train.stages import Run
-
-PICTURES = 96
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work folder with a few pictures."""
-    folder = tmp_path_factory.mktemp("work")
-    load_pictures(folder, 0, PICTURES)
-    return folder
+from tests.server_stub.tiny import PICTURES
 
 
 def test_every_stage_runs_and_the_export_loads_as_any_pipeline(work: Path, tmp_path: Path) -> None:
