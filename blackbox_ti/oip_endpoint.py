@@ -29,7 +29,7 @@ from blackbox_ti.oip_card import CHARGE_EXTENSION, IDEMPOTENCY_EXTENSION, ModelK
 from blackbox_ti.oip_codec import decode_tensors
 from blackbox_ti.oip_host import OipHost, infer_message, model_path
 from blackbox_ti.oip_mapping import EncoderEntry, ImagesModel, LossModel, OipMapping, contract, signature_of
-from blackbox_ti.oip_tensors import image_tensors, loss_tensors, losses_of, pictures_of
+from blackbox_ti.oip_tensors import image_tensors, loss_tensors, losses_of, pictures_of, ranking_of
 from blackbox_ti.oip_wire import HEADER_LENGTH_HEADER, InferReply, ModelMetadata, ServerMetadata, split_body
 from blackbox_ti.replies import check_images_reply, check_loss_reply
 from blackbox_ti.retry import RetryPolicy
@@ -149,17 +149,12 @@ class OipEndpoint:
         bound = _RECORD_BYTES + candidates * (_BYTES_PER_CANDIDATE + _BYTES_PER_LOSS * n)
 
         def reply(outputs: Arrays, parameters: Mapping[str, Any]) -> LossReply:
-            answered, losses = losses_of(outputs, model, candidates, n)
-            finite = np.flatnonzero(np.isfinite(losses).all(axis=1))
-            kept = [answered[row] for row in finite]
-            made = LossReply(
-                candidates=kept,
-                losses=encode_tensor(losses[finite]),
-                rejected=_rejections(set(range(candidates)) - set(kept)),
-                charge=host.charge(loss_cost(len(kept), n)),
-            )
+            kept, answer = _answer(outputs, model, candidates, n)
+            exact = loss_cost(len(kept), n)
+            rejected = _rejections(set(range(candidates)) - set(kept))
+            made = LossReply(candidates=kept, rejected=rejected, charge=host.charge(exact), **answer)
             check_loss_reply(request, made, host.card)
-            charge = host.charged(parameters, exact=loss_cost(len(kept), n), sent=loss_cost(candidates, n))
+            charge = host.charged(parameters, exact=exact, sent=loss_cost(candidates, n))
             return made.model_copy(update={"charge": charge})
 
         return self._infer(model, tensors, reply, key=key, max_reply_bytes=bound)
@@ -216,7 +211,7 @@ class OipEndpoint:
         if mapping is None:
             told = self._told()
             entries = {e.name: EncoderEntry(norm_mean=e.norm_mean, norm_std=e.norm_std) for e in told.encoders}
-            mapping = contract(entries, told.objectives)
+            mapping = contract(entries, told.objectives, ranked=told.reply_mode == "rank")
         models = [model for model in (mapping.loss, mapping.images) if model is not None]
         metadata = {model.model: self._metadata(model) for model in models}
         signatures = {model.model: signature_of(model, metadata[model.model]) for model in models}
@@ -281,6 +276,16 @@ class OipEndpoint:
 
 def _cost(request: ImagesRequest, made: int) -> tuple[int, int]:
     return images_cost(made, request.num_inference_steps, request.guidance_scale)
+
+
+def _answer(outputs: Arrays, model: LossModel, candidates: int, samples: int) -> tuple[list[int], dict[str, Any]]:
+    """Return the candidates answered with finite losses, or ranked, and the fields of a `LossReply` that say so."""
+    if model.outputs.ranking is not None:
+        kept, ranking = ranking_of(outputs, model, candidates)
+        return kept, {"losses": None, "ranking": ranking}
+    answered, losses = losses_of(outputs, model, candidates, samples)
+    finite = np.flatnonzero(np.isfinite(losses).all(axis=1))
+    return [answered[row] for row in finite], {"losses": encode_tensor(losses[finite])}
 
 
 def _rejections(candidates: set[int]) -> list[Rejection]:

@@ -99,10 +99,20 @@ class ImagesInputs(_Inputs):
 
 
 class LossOutputs(_Entry):
-    """`candidates`, where mapped, says which candidates the rows of the losses are for."""
+    """Losses, or a `ranking` of the candidates from the best to the worst where a host tells no losses.
 
-    losses: TensorName
+    `candidates`, where mapped, says which candidates the rows of the losses, or the ranking, are for.
+    """
+
+    losses: TensorName | None = None
+    ranking: TensorName | None = None
     candidates: TensorName | None = None
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        if (self.losses is None) == (self.ranking is None):
+            raise ValueError("map the output losses, or the output ranking: one of the two")
+        return self
 
 
 class ImagesOutputs(_Entry):
@@ -237,13 +247,16 @@ def _check_names(model: str, kind: str, mapped: list[str], known: Mapping[str, A
         raise InputError(f"the mapping names the {kind} {absent[0]!r}, which model {model!r} lacks; it has {has}")
 
 
-def contract(encoders: Mapping[str, EncoderEntry], objectives: Collection[str] = ("loss", "images")) -> OipMapping:
+def contract(
+    encoders: Mapping[str, EncoderEntry], objectives: Collection[str] = ("loss", "images"), *, ranked: bool = False
+) -> OipMapping:
     """Return the mapping to the tensors of this project's own server and of its examples for other servers."""
     embeddings = {name: f"embeddings_{name}" for name in encoders}
     both = {name: name for name in ("prompts", "prompt", "placeholder_token", "seed")} | {"embeddings": embeddings}
     scored = both | {name: name for name in ("t", "image", "pictures")}
     drawn = both | {name: name for name in _DRAWN}
-    loss_outputs = {"losses": "losses", "candidates": "candidates"}
+    answer = "ranking" if ranked else "losses"
+    loss_outputs = {answer: answer, "candidates": "candidates"}
     models = {
         "loss": {"model": "loss", "inputs": scored, "unused": ["concept"], "outputs": loss_outputs},
         "images": {"model": "images", "inputs": drawn, "outputs": {"images": "images"}},

@@ -19,7 +19,7 @@ from blackbox_ti.oip_mapping import ImagesModel, LossModel, Signature
 from blackbox_ti.oip_wire import TensorMetadata
 from blackbox_ti.wire import ImagesRequest, LossRequest, Tensor, decode_tensor
 
-__all__ = ["image_tensors", "loss_tensors", "losses_of", "pictures_of"]
+__all__ = ["image_tensors", "loss_tensors", "losses_of", "pictures_of", "ranking_of"]
 
 Array = NDArray[Any]
 
@@ -97,18 +97,36 @@ def losses_of(outputs: Mapping[str, Array], model: LossModel, candidates: int, s
     Raises:
         ProtocolError: an output is missing, or of another shape or datatype.
     """
-    losses = _output(outputs, model.outputs.losses)
-    answered = list(range(candidates))
-    if model.outputs.candidates is not None and model.outputs.candidates in outputs:
-        told = _output(outputs, model.outputs.candidates)
-        if told.dtype.kind not in "iu" or told.size > candidates:
-            raise ProtocolError("the host does not say which candidates its losses are for")
-        answered = [int(c) for c in told.ravel()]
-    if sorted(set(answered) & set(range(candidates))) != answered:
-        raise ProtocolError("the host's losses are not for the candidates asked, each once and in order")
+    losses = _output(outputs, model.outputs.losses or "")
+    answered = _answered(outputs, model, candidates)
     if losses.dtype.kind != _FLOATS or losses.size != len(answered) * samples:
         raise ProtocolError(f"the host's losses have shape {losses.shape} where {len(answered)} x {samples} was asked")
     return answered, losses.reshape(len(answered), samples).astype(np.float32)
+
+
+def ranking_of(outputs: Mapping[str, Array], model: LossModel, candidates: int) -> tuple[list[int], list[int]]:
+    """Return the candidates answered, in order, and the same from the best to the worst.
+
+    Raises:
+        ProtocolError: an output is missing, or not whole numbers.
+    """
+    ranking = _output(outputs, model.outputs.ranking or "")
+    if ranking.dtype.kind not in "iu" or ranking.size > candidates:
+        raise ProtocolError("the host's ranking is not one of the candidates asked")
+    return _answered(outputs, model, candidates), [int(c) for c in ranking.ravel()]
+
+
+def _answered(outputs: Mapping[str, Array], model: LossModel, candidates: int) -> list[int]:
+    """Return the candidates that an output is for: all, unless the host lists them."""
+    if model.outputs.candidates is None or model.outputs.candidates not in outputs:
+        return list(range(candidates))
+    told = _output(outputs, model.outputs.candidates)
+    if told.dtype.kind not in "iu" or told.size > candidates:
+        raise ProtocolError("the host does not say which candidates its answer is for")
+    answered = [int(c) for c in told.ravel()]
+    if sorted(set(answered) & set(range(candidates))) != answered:
+        raise ProtocolError("the host's answer is not for the candidates asked, each once and in order")
+    return answered
 
 
 def pictures_of(outputs: Mapping[str, Array], model: ImagesModel, items: int, max_pixels: int) -> list[bytes | None]:

@@ -66,6 +66,7 @@ def test_a_host_that_says_no_limits_is_asked_one_thing_at_a_time() -> None:
         (TOML.replace('seed = "noise"', 'seed = "noise", image = "i"'), "rows"),
         (TOML.replace("{ clip_l =", "{ clip_g ="), "other encoders"),
         (TOML.replace("0.38", "nan"), "norm_mean"),
+        (TOML.replace('{ losses = "out" }', "{}"), "one of the two"),
     ],
 )
 def test_a_wrong_file_names_its_entry(tmp_path: Path, text: str, told: str) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blackbox_ti.errors import InputError
+from blackbox_ti.errors import InputError, ProtocolError
 from blackbox_ti.oip_mapping import LossModel, Signature
-from blackbox_ti.oip_tensors import loss_tensors, losses_of
+from blackbox_ti.oip_tensors import loss_tensors, losses_of, ranking_of
 from blackbox_ti.oip_wire import TensorMetadata
 from blackbox_ti.wire import LossRequest, Sample, encode_tensor
 from tests.fake_host import png
@@ -131,3 +131,20 @@ def test_losses_may_be_for_some_candidates_alone() -> None:
     outputs = {"l": np.ones((2, 3), np.float64), "c": np.array([0, 2])}
     answered, losses = losses_of(outputs, model(), 3, 3)
     assert (answered, losses.shape, losses.dtype) == ([0, 2], (2, 3), np.float32)
+
+
+@pytest.mark.parametrize("told", [np.array([2, 0]), np.array([0, 0]), np.array([0, 5]), np.array([0.0]), np.arange(9)])
+def test_candidates_that_were_not_asked_are_no_answer(told: Any) -> None:
+    """Out of order, twice, unknown, no whole numbers, too many."""
+    with pytest.raises(ProtocolError):
+        losses_of({"l": np.ones((len(told), 3)), "c": told}, model(), 3, 3)
+
+
+def test_a_ranking_is_whole_numbers() -> None:
+    """Whether it lists each candidate once is checked with the reply."""
+    ranked = LossModel.model_validate(model().model_dump() | {"outputs": {"ranking": "r"}})
+    assert ranking_of({"r": np.array([1, 0])}, ranked, 2) == ([0, 1], [1, 0])
+    with pytest.raises(ProtocolError):
+        ranking_of({"r": np.array([0.5])}, ranked, 2)
+    with pytest.raises(ProtocolError, match="lacks"):
+        ranking_of({"l": np.array([0])}, ranked, 2)

@@ -30,7 +30,7 @@ def mapping_toml(card: ModelCard) -> str:
         "resolution": card.resolution,
         "limits": card.limits.model_copy(update={"max_concurrency": 1}),
     }
-    mapping = contract(entries, card.objectives).model_copy(update=told)
+    mapping = contract(entries, card.objectives, ranked=card.reply_mode == "rank").model_copy(update=told)
     return "\n".join(_table("", mapping.model_dump(mode="json", exclude_none=True))) + "\n"
 
 

@@ -211,6 +211,22 @@ def test_our_own_server_is_one_of_them(tmp_path: Path) -> None:
             closing.close()
 
 
+def test_a_host_that_only_ranks_is_one_too(tmp_path: Path) -> None:
+    """Our own server in rank mode: the order of the candidates, as by our own protocol."""
+    with fake_server(tmp_path, reply_mode="rank") as server:
+        endpoint, own = OipEndpoint(server.url), HttpEndpoint(server.url)
+        assert endpoint.describe().reply_mode == "rank"
+        files = [png((level, level, level), (16, 16)) for level in (10, 90, 200)]
+        request = loss_request(endpoint.register_concept(files), 8)
+        request = request.model_copy(update={"embeddings": {"text": request.embeddings["text_encoder"]}})
+        ranked = endpoint.losses(request, label="x")
+        assert ranked.losses is None
+        same = own.losses(request.model_copy(update={"concept": own.register_concept(files)}), label="x")
+        assert (ranked.ranking, ranked.charge.forwards) == (same.ranking, 6)
+        for closing in (endpoint, own):
+            closing.close()
+
+
 @pytest.mark.slow
 def test_mlserver_answers_what_the_engine_answers(mlserver: str, tmp_path: Path) -> None:
     """Through real MLServer, described by itself: the same losses and the same pictures."""
