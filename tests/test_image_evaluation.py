@@ -177,6 +177,14 @@ def test_a_hosts_picture_is_decoded_with_suspicion(picture: bytes | str) -> None
         _evaluator(_Answering(picture)).scores(_candidates(1), BANK[:1], "x")
 
 
+@pytest.mark.parametrize("limits", [Limits(max_image_bytes=40), Limits(max_image_pixels=60)])
+def test_the_cards_own_limits_hold_for_pictures(limits: Limits) -> None:
+    """A whole picture of the size asked is still too much if the card says so."""
+    with pytest.raises(ProtocolError):
+        _evaluator(_Answering(png()), limits).scores(_candidates(1), BANK[:1], "x")
+    _evaluator(_Answering(png())).scores(_candidates(1), BANK[:1], "x")
+
+
 def test_a_scorer_that_does_not_score_stops_the_run() -> None:
     """Its error, not a wrong number."""
     with pytest.raises(ScorerError, match="NaN"):
