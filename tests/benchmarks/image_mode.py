@@ -1,7 +1,7 @@
 """Image mode beside loss mode on the bundled model: `python -m tests.benchmarks.image_mode [--json FILE]`.
 
 Both learn the same concepts, which the model was never trained on, from the same start within the same forwards. Each
-answer is then measured outside its budget: its loss on one bank of 512 samples, its CLIP-I in pictures of full quality
+answer is then measured outside its budget: its loss on one bank of `--bank` samples, its CLIP-I in pictures of full quality
 against references that the search has not seen, and how often the small CLIP names its shape, colour and pattern right.
 That CLIP is also image mode's scorer, so its own figures flatter image mode; the loss does not.
 """
@@ -35,7 +35,7 @@ from tests.benchmarks.machine import machine
 
 WORD = "<sks>"
 REFERENCE_SEED, UNSEEN_SEED, BANK_SEED = 0, 1_000_003, 7
-PICTURES, STEPS, GUIDANCE = 16, 25, 5.0
+STEPS, GUIDANCE = 25, 5.0
 COLUMNS = ("concept", "objective", "budget", "forwards", "pictures", "seconds", "loss", "clip_i", "named")
 
 
@@ -53,16 +53,17 @@ def renders(concept: Any, count: int, seed: int) -> list[Image.Image]:
 class Yardstick:
     """Measures words for one concept, outside every budget."""
 
-    def __init__(self, endpoint: InProcessEndpoint, clip: Clip, concept: Any) -> None:
+    def __init__(self, endpoint: InProcessEndpoint, clip: Clip, concept: Any, *, bank: int, pictures: int) -> None:
         self._endpoint, self._clip, self._concept = endpoint, clip, concept
-        self._unseen = renders(concept, PICTURES, UNSEEN_SEED)
+        self._unseen = renders(concept, 16, UNSEEN_SEED)
+        self._pictures = pictures
         self._namer = Namer(clip)
         card = endpoint.describe()
         pngs = load_concept(self._unseen, card.resolution).pngs
         prompts = prompts_for("object", WORD)
         registered = endpoint.register_concept(pngs)
         self._losses = LossEvaluator(endpoint, card, registered, WORD, prompts, images=len(pngs))
-        self._bank = self._losses.bank("report", 512, np.random.default_rng(BANK_SEED))
+        self._bank = self._losses.bank("report", bank, np.random.default_rng(BANK_SEED))
 
     def measure(self, embedding: Embedding) -> dict[str, float]:
         """Return loss, CLIP-I and the share of attributes named right."""
@@ -70,7 +71,7 @@ class Yardstick:
         loss = self._losses.scores(one, self._bank, "measure").mean(0)
         assert loss is not None
         (pictures,) = generate(
-            self._endpoint, embedding, WORD, [f"a photo of a {WORD}"], range(PICTURES),
+            self._endpoint, embedding, WORD, [f"a photo of a {WORD}"], range(self._pictures),
             num_inference_steps=STEPS, guidance_scale=GUIDANCE,
         )  # fmt: skip
         wanted = dict(zip(("shape", "colour", "pattern"), self._concept, strict=True))
@@ -81,7 +82,7 @@ class Yardstick:
     @property
     def ceiling(self) -> float:
         """CLIP-I of renders of the concept against other renders of it."""
-        return clip_similarity(self._clip, renders(self._concept, PICTURES, UNSEEN_SEED + 1), self._unseen)
+        return clip_similarity(self._clip, renders(self._concept, 16, UNSEEN_SEED + 1), self._unseen)
 
 
 def learn(
@@ -104,6 +105,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=3)
     parser.add_argument("--budgets", type=int, nargs="+", default=[1500, 5000])
+    parser.add_argument("--bank", type=int, default=512, help="samples an answer's loss is measured on")
+    parser.add_argument("--pictures", type=int, default=16, help="pictures an answer's CLIP-I is measured on")
     parser.add_argument("--knobs", type=json.loads, default={}, help="settings of image mode, as JSON")
     parser.add_argument("--only", choices=["loss", "images"], help="leave the other objective out")
     parser.add_argument("--json", type=Path, help="write everything here as well")
@@ -112,7 +115,7 @@ def main() -> None:
     clip = Clip(CLIP_DIR)
     rows: list[dict[str, Any]] = []
     for concept in concepts(args.concepts):
-        yardstick, name = Yardstick(endpoint, clip, concept), " ".join(concept)
+        yardstick, name = Yardstick(endpoint, clip, concept, bank=args.bank, pictures=args.pictures), " ".join(concept)
         rows.append({"concept": name, "objective": "(unseen renders)", "clip_i": round(yardstick.ceiling, 4)})
         for budget in args.budgets:
             for objective in [args.only] if args.only else ["loss", "images"]:
@@ -125,7 +128,12 @@ def main() -> None:
                 rows.append(start | {"budget": budget} | yardstick.measure(result.initial_embedding))
                 rows.append({"concept": name, "objective": objective} | cost | yardstick.measure(result.embedding))
                 print(json.dumps(rows[-2:]), flush=True)
-    told = {"machine": machine(), "seeds": [REFERENCE_SEED, UNSEEN_SEED, BANK_SEED], "knobs": args.knobs, "rows": rows}
+    told = {
+        "machine": machine(),
+        "seeds": [REFERENCE_SEED, UNSEEN_SEED, BANK_SEED],
+        "arguments": vars(args) | {"json": str(args.json)},
+        "rows": rows,
+    }
     if args.json:
         args.json.write_text(json.dumps(told, indent=2) + "\n")
     print(json.dumps({k: v for k, v in told.items() if k != "rows"}))
