@@ -130,7 +130,9 @@ def test_losses_may_be_for_some_candidates_alone() -> None:
     """The output that lists them says for which."""
     outputs = {"l": np.ones((2, 3), np.float64), "c": np.array([0, 2])}
     answered, losses = losses_of(outputs, model(), 3, 3)
-    assert (answered, losses.shape, losses.dtype) == ([0, 2], (2, 3), np.float32)
+    assert answered == [0, 2]
+    assert losses.shape == (2, 3)
+    assert losses.dtype == np.float32
 
 
 @pytest.mark.parametrize("told", [np.array([2, 0]), np.array([0, 0]), np.array([0, 5]), np.array([0.0]), np.arange(9)])
