@@ -137,3 +137,19 @@ def test_pictures_come_back_as_images() -> None:
     """A concept gives its pictures back as they were sent."""
     concept = load_concept([_picture(8, 8)], 8)
     assert np.array_equal(np.asarray(concept.images()[0]), np.asarray(_picture(8, 8)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_what_is_sent_holds_no_metadata(kind: str, tmp_path: Path) -> None:
+    """Neither EXIF nor comments nor colour profiles of the user's file are in the bytes that go to a host."""
+    exif = Image.Exif()
+    exif[0x010E] = "12-planted-lane"
+    path = tmp_path / f"x.{kind.lower()}"
+    Image.new("RGB", (8, 8), (10, 20, 30)).save(path, kind, exif=exif, icc_profile=b"planted-profile")
+    assert b"planted" in path.read_bytes()
+    for sources in (tmp_path, [path], [Image.open(path)]):
+        (png,) = load_concept(sources, 8).pngs
+        assert b"planted" not in png
+        assert [
+            png[i : i + 4] for i in range(8, len(png)) if png[i : i + 4] in (b"eXIf", b"tEXt", b"iCCP", b"iTXt")
+        ] == []
