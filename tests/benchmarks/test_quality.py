@@ -20,7 +20,7 @@ from tests.benchmarks.quality.measures import heldout_bank
 from tests.benchmarks.quality.methods import METHODS, Watched, arm
 from tests.benchmarks.quality.plots import curves
 from tests.benchmarks.quality.subjects import DEVELOPMENT, MATRIX, SUBSET
-from tests.benchmarks.quality.tables import forwards_to, gap_closed, gaps, main_table, speed_table
+from tests.benchmarks.quality.tables import failures_table, forwards_to, gap_closed, gaps, main_table, speed_table
 from tests.benchmarks.quality.workbench import WORD, Workbench
 from tests.benchmarks.quality.zeroth_order import SubspaceAdam, directional
 from tests.server_stub.fake_engine import FakeEngine
@@ -77,6 +77,16 @@ def test_speed_is_the_forwards_to_the_rivals_last_loss() -> None:
     rows = speed_table(_results()).splitlines()
     assert any("paper" in row and "| 4 of 4 | 5.0 |" in row for row in rows)
     assert any("gradient" in row and "| 0 of 4 |  |" in row for row in rows)
+
+
+def test_a_run_that_gains_nothing_over_the_plain_word_is_counted() -> None:
+    """The worst is named."""
+    found = [r | {"clip_i": 0.4 if r["title"] == "word" else 0.6} for r in _results()]
+    found.append(next(r for r in found if r["title"] == "ours @ 5,000") | {"seed": 3, "clip_i": 0.3})
+    found.append(next(r for r in found if r["title"] == "word") | {"seed": 3})
+    rows = failures_table(found).splitlines()
+    assert "| ours @ 5,000 | -0.100 (a, seed 3) | 1 of 5 |" in rows
+    assert any(row.startswith("| start | +0.200") and row.endswith("| 0 of 4 |") for row in rows)
 
 
 def test_a_curve_is_at_its_start_until_its_first_answer() -> None:

@@ -23,7 +23,7 @@ from tests.benchmarks.quality.matrix import Cell, Job, cells_of, results, run_ce
 from tests.benchmarks.quality.methods import METHODS, Method, gradient_at, zeroth_order_at
 from tests.benchmarks.quality.plots import picture_grid, plot_curves
 from tests.benchmarks.quality.subjects import DEVELOPMENT, MATRIX, SUBSET, Subject
-from tests.benchmarks.quality.tables import Results, main_table, shares_table, speed_table, summary
+from tests.benchmarks.quality.tables import Results, failures_table, main_table, shares_table, speed_table, summary
 from tests.benchmarks.quality.workbench import Workbench, weights_id
 
 __all__ = ["add_job", "finish", "job_of", "main"]
@@ -97,6 +97,7 @@ def _tell(found: Results, folder: Path, args: argparse.Namespace) -> None:
     print("\n".join(f"{key:>18}: {value}" for key, value in facts.items()), end="\n\n")
     print(main_table(found), end="\n\n")
     print(shares_table(found), end="\n\n")
+    print(failures_table(found), end="\n\n")
     print(speed_table(found))
     told = {"machine": facts, "summary": summary(found)}
     (folder / f"{args.name}.summary").write_text(json.dumps(told, indent=2) + "\n")

@@ -52,7 +52,8 @@ def plot_curves(results: Results, path: Path) -> None:
         if level:
             axes.axhline(float(np.mean(level)), linestyle=style, color="gray", label=f"{title}, end")
     axes.set(xscale="log", xlabel="forwards (for the gradient, forwards and backwards)", ylabel="held-out loss")
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

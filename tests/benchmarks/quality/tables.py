@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["GRADIENT", "Results", "forwards_to", "main_table", "shares_table", "speed_table", "summary"]
+__all__ = [
+    "GRADIENT",
+    "Results",
+    "failures_table",
+    "forwards_to",
+    "main_table",
+    "shares_table",
+    "speed_table",
+    "summary",
+]
 
 Results = Sequence[Mapping[str, Any]]
 Key = tuple[str, int]
@@ -128,6 +137,20 @@ def shares_table(results: Results) -> str:
             shares.append(_percent(gap_closed(pairs)) if pairs else "")
         rows.append([title, *shares])
     return _markdown(["method", *kinds], rows)
+
+
+def failures_table(results: Results) -> str:
+    """Return how far each method's pictures come over the plain word's in CLIP-I: the worst run, and how many lose."""
+    before, rows = _by_key(results, "word"), []
+    for title in _titles(results):
+        mine = _by_key(results, title)
+        keys = [k for k in sorted(mine.keys() & before.keys()) if "clip_i" in mine[k] and "clip_i" in before[k]]
+        gains = {k: mine[k]["clip_i"] - before[k]["clip_i"] for k in keys}
+        if gains and title != "word":
+            worst = min(gains, key=lambda k: gains[k])
+            lost = sum(gain <= 0 for gain in gains.values())
+            rows.append([title, f"{gains[worst]:+.3f} ({worst[0]}, seed {worst[1]})", f"{lost} of {len(gains)}"])
+    return _markdown(["method", "least gain in CLIP-I over the plain word", "runs without a gain"], rows)
 
 
 def forwards_to(result: Mapping[str, Any], loss: float) -> float | None:
