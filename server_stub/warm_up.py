@@ -19,7 +19,8 @@ __all__ = ["measured_micro_batch", "places_agree", "warm_job", "warm_pictures"]
 _WORD: Final = "<sks>"
 _PICTURE_STEPS: Final = 5
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
-_GOOD_ENOUGH: Final = 0.95
+_GOOD_ENOUGH: Final = 0.98
+_FALLING: Final = 0.9
 
 
 def warm_job(engine: DiffusersEngine, rows: int) -> LossJob:
@@ -58,7 +59,7 @@ def places_agree(engine: DiffusersEngine) -> bool:
 
 
 def measured_micro_batch(engine: DiffusersEngine) -> int:
-    """Return the smallest of some sizes whose rate is within 5 % of the best, as measured on this machine now."""
+    """Return the smallest of some sizes whose rate is within 2 % of the best, as measured on this machine now."""
     rates: dict[int, float] = {}
     for size in _SIZES:
         engine.micro_batch = size
@@ -66,7 +67,7 @@ def measured_micro_batch(engine: DiffusersEngine) -> int:
             rates[size] = _rate(engine, size)
         except (MemoryError, RuntimeError):  # out of memory: larger sizes will be too
             break
-        if rates[size] < _GOOD_ENOUGH * max(rates.values()):
+        if rates[size] < _FALLING * max(rates.values()):
             break
     return next((size for size, rate in rates.items() if rate >= _GOOD_ENOUGH * max(rates.values())), 1)
 

@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resolution", type=int, metavar="PIXELS")
     for flag in ("--channels-last", "--compile", "--cuda-graphs", "--int8"):
         parser.add_argument(flag, action="store_true")
+    parser.add_argument("--clients", type=int, nargs="+", default=(1, 4, 16), metavar="N", help="at once (1 4 16)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="torch's, here and in servers (all cores)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser
 
@@ -71,7 +73,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
-    settings: dict[str, Any] = asdict(options) | {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    settings: dict[str, Any] = asdict(options) | {"torch threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     for key, value in (machine() | settings).items():
         print(f"{key:>16}: {value}")
     told: list[dict[str, Any]] = []

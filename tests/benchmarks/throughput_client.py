@@ -58,7 +58,7 @@ def run(options: Options) -> list[Table]:
     """Measure pairs of a short and a long run."""
     size = options.micro_batch or best_batch(options.engine())[0]
     pairs: list[tuple[_Run, _Run]] = []
-    with tempfile.TemporaryDirectory() as name, served(replace(options, micro_batch=size)) as url:
+    with tempfile.TemporaryDirectory() as name, served(replace(options, micro_batch=size)) as (url, _):
         folder = Path(name)
         (folder / "pictures").mkdir()
         for i, picture in enumerate(pictures(64)):

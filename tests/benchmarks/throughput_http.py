@@ -13,7 +13,6 @@ from tests.benchmarks.throughput_server import served
 
 __all__ = ["growth", "run"]
 
-_CLIENTS = (1, 4, 16)
 _GROWTH = ((2, 8), (4, 16), (16, 16), (32, 32), (64, 64))
 _LEAST_FORWARDS = 1024
 _FULL_SIZE = (4, 8)
@@ -25,23 +24,22 @@ def _asked_by(clients: Sequence[Callable[[int, int], int]], pool: ThreadPoolExec
 
 
 def run(options: Options) -> list[Table]:
-    """Measure 1, 4 and 16 clients; on a full-size model generations of 4 x 8, of which one takes a minute."""
+    """Measure each number of clients at once; on a full-size model one, and generations of 4 x 8."""
     engine = options.engine()
-    best, _ = best_batch(engine)
-    size = options.micro_batch or best
+    size = options.micro_batch or best_batch(engine)[0]
     large = options.model == "full-size"
     generation = _FULL_SIZE if large else (CANDIDATES, SAMPLES)
     engine.micro_batch = size
     engine.warm_up()
-    with served(replace(options, micro_batch=size)) as url, ThreadPoolExecutor(max(_CLIENTS)) as pool:
-        clients = [client(url) for _ in range(1 if large else max(_CLIENTS))]
+    with served(replace(options, micro_batch=size)) as (url, pid), ThreadPoolExecutor(max(options.clients)) as pool:
+        clients = [client(url) for _ in range(1 if large else max(options.clients))]
         rows = generation[0] * generation[1]
-        arms: dict[str, Arm] = {"bare": bare(engine, rows, best, engine.denoise if options.compile else None)}
-        for count in _CLIENTS[: 1 if large else None]:
+        arms: dict[str, Arm] = {"bare": bare(engine, rows, size, engine.denoise if options.compile else None)}
+        for count in (1,) if large else options.clients:
             arms[f"{count} client{'s' * (count > 1)}"] = _asked_by(clients[:count], pool, generation)
         arms["loop, 5 at a time"] = loop(engine, 5 if large else rows // 4, 5)
-        rates = rates_of(arms, options.rounds, reference="bare")
-    notes = [f"micro-batch {size}; bare at {best}; {generation[0]} candidates x {generation[1]} samples a request"]
+        rates = rates_of(arms, options.rounds, reference="bare", pids=[pid])
+    notes = [f"micro-batch {size}; {generation[0]} candidates x {generation[1]} samples a request"]
     return [rate_table("Through HTTP", rates, reference="bare", notes=notes)]
 
 
@@ -49,11 +47,11 @@ def growth(options: Options) -> list[Table]:
     """Measure requests of 16 to 4,096 forwards, asked by one client and, to hide what a request costs, by four."""
     size = options.micro_batch or best_batch(options.engine())[0]
     tables = []
-    with served(replace(options, micro_batch=size)) as url, ThreadPoolExecutor(4) as pool:
+    with served(replace(options, micro_batch=size)) as (url, pid), ThreadPoolExecutor(4) as pool:
         clients = [client(url) for _ in range(4)]
         for count in (1, 4):
             arms = {f"{b} x {n} = {b * n}": _repeated(clients[:count], pool, b, n) for b, n in _GROWTH}
-            rates = rates_of(arms, options.rounds, reference="64 x 64 = 4096")
+            rates = rates_of(arms, options.rounds, reference="64 x 64 = 4096", pids=[pid])
             title = f"Requests that grow, {count} client{'s' * (count > 1)}"
             tables.append(rate_table(title, rates, reference="64 x 64 = 4096", notes=[f"micro-batch {size}"]))
     return tables

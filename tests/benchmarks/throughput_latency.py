@@ -73,7 +73,7 @@ def run(options: Options) -> list[Table]:
         passes.append(time.perf_counter() - started)
     with tempfile.TemporaryDirectory() as folder:
         keys = {name: _key(name, Path(folder)) for name in ("small", "large")}
-        with served(replace(options, micro_batch=size), state_dir=folder) as url:
+        with served(replace(options, micro_batch=size), state_dir=folder) as (url, _):
             small, large = (client(url, api_key=keys[name]) for name in ("small", "large"))
             _seconds(small, 3)
             alone = _seconds(small, _ASKED[kind])

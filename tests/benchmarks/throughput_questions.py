@@ -38,12 +38,14 @@ class Options:
     compile: bool = False
     cuda_graphs: bool = False
     int8: bool = False
+    clients: tuple[int, ...] = (1, 4, 16)
     rounds: int = 5
+    threads: int | None = None
 
     def engine(self, **changes: Any) -> DiffusersEngine:
         """Return the engine of these options, some of them changed."""
         form = asdict(self) | changes
-        del form["rounds"]
+        del form["clients"], form["rounds"], form["threads"]
         model, micro_batch, resolution = form.pop("model"), form.pop("micro_batch"), form.pop("resolution")
         if model != "full-size":
             return DiffusersEngine.load(model, micro_batch=micro_batch, resolution=resolution, **form)

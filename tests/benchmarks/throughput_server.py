@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from server_stub.serving import run
 from server_stub.settings import Settings
 from tests.benchmarks.throughput_questions import Options
@@ -26,19 +28,21 @@ _SETTINGS: Final = {"port": 0, "requests_per_second": 10_000, "requests_burst": 
 
 
 @contextmanager
-def served(options: Options, **settings: Any) -> Iterator[str]:
-    """Yield the address of a server of the model, warm, with room for all clients of a benchmark."""
+def served(options: Options, **settings: Any) -> Iterator[tuple[str, int]]:
+    """Yield the address and process id of a server of the model, warm, with room for all clients of a benchmark."""
     given = {"options": asdict(options), "settings": _SETTINGS | {"limits": _LIMITS} | settings}
     command = [sys.executable, "-m", "tests.benchmarks.throughput_server", json.dumps(given)]
     with tempfile.TemporaryDirectory() as folder, serving(command, Path(folder) / "log") as server:
         if not server.url:
             raise RuntimeError(f"the server did not start:\n{server.log.read_text()}")
-        yield server.url
+        yield server.url, server.process.pid
 
 
 def main(text: str) -> int:
     """Serve until a signal."""
     given = json.loads(text)
+    if given["options"]["threads"] is not None:
+        torch.set_num_threads(given["options"]["threads"])
     return run(Settings(**given["settings"]), lambda: Options(**given["options"]).engine())
 
 
