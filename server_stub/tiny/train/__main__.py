@@ -11,7 +11,7 @@ import torch
 from server_stub.tiny import WEIGHTS_DIR
 from server_stub.tiny.train import stages
 
-STAGES = ("autoencoder", "towers", "eyes", "denoiser", "export")
+STAGES = ("autoencoder", "towers", "eyes", "denoiser", "finish", "export")
 
 
 def main() -> None:

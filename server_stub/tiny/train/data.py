@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server_stub.tiny.world import Scene, caption, random_scene, render
+from server_stub.tiny.world import Scene, caption, full_caption, random_scene, render
 
 __all__ = ["Pictures", "load_pictures", "step_rng", "to_tensor"]
 
@@ -30,10 +30,14 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def batch(self, rng: np.random.Generator, size: int) -> tuple[NDArray[np.int64], list[str]]:
-        """Draw `size` indices and a fresh caption for each."""
+    def batch(self, rng: np.random.Generator, size: int, *, whole: float = 0.0) -> tuple[NDArray[np.int64], list[str]]:
+        """Draw `size` indices and a fresh caption for each; a share `whole` of the captions leaves nothing out."""
         indices = rng.integers(len(self), size=size)
-        return indices, [caption(self.scenes[i], rng) for i in indices]
+        captions = [caption(self.scenes[i], rng) for i in indices]
+        if whole:
+            captions = [full_caption(self.scenes[i]) if rng.random() < whole else c
+                        for i, c in zip(indices, captions, strict=True)]  # fmt: skip
+        return indices, captions
 
 
 def step_rng(seed: int, stage: str, step: int) -> np.random.Generator:

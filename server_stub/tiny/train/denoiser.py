@@ -1,7 +1,8 @@
-"""Stage 3: the denoiser, v-prediction with min-SNR weighting on latents left near their natural variances."""
+"""The denoiser: v-prediction on latents left near their natural variances, min-SNR weighting first and none at last."""
 
 from __future__ import annotations
 
+import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
@@ -54,13 +55,19 @@ def denoiser_loss(
     text: Tensor,
     noise: Tensor,
     timestep: Tensor,
+    *,
+    weighted: bool = True,
 ) -> Tensor:
-    """Return the weighted v-prediction loss (min-SNR, arXiv 2303.09556, with gamma 5)."""
+    """Return the v-prediction loss, weighted (min-SNR, arXiv 2303.09556, with gamma 5) or not.
+
+    The weights make the beginning fast; but they leave next to nothing to the noisiest timesteps, where it is decided
+    whether an object has dots or checks.
+    """
     noisy = scheduler.add_noise(latents, noise, timestep)
     target = scheduler.get_velocity(latents, noise, timestep)
     predicted = model(noisy.to(model.dtype), timestep, text.to(model.dtype)).sample.float()
     alpha = scheduler.alphas_cumprod.to(latents.device)[timestep]
     snr = alpha / (1 - alpha)
-    weight = snr.clamp(max=_MIN_SNR_GAMMA) / (snr + 1)
+    weight = snr.clamp(max=_MIN_SNR_GAMMA) / (snr + 1) if weighted else torch.ones_like(snr)
     loss: Tensor = (weight * (predicted - target).square().mean(dim=(1, 2, 3))).mean()
     return loss

@@ -27,6 +27,7 @@ SETTINGS = {
     "towers": StageSettings(steps=2600, batch=128, lr=1e-3, weight_decay=0.05),
     "eyes": StageSettings(steps=1400, batch=128, lr=4e-4, weight_decay=0.05, ema=0.995),
     "denoiser": StageSettings(steps=18_800, batch=64, lr=1e-3, ema=0.999),
+    "finish": StageSettings(steps=4500, batch=64, lr=5e-4, ema=0.998, warmup=0.02),
 }
 _UNCONDITIONAL_SHARE = 0.1
 _PATCH_PICTURES = 3000
@@ -95,25 +96,32 @@ class Run:
 
     def denoiser(self) -> None:
         """Train stage 3 on the latents of stage 1 under the text tower of stage 2."""
+        self._fresh("denoiser")
+        self._denoise("denoiser", build_denoiser())
+
+    def finish(self) -> None:
+        """Train the denoiser on with every timestep counted alike and half of the captions whole."""
+        self._denoise("finish", self._averaged("denoiser"), weighted=False, whole=0.5)
+
+    def _denoise(self, stage: str, model: UNet2DConditionModel, *, weighted: bool = True, whole: float = 0.0) -> None:
         latents, scaling = self._latents()
         clip = self.trained_towers().to(self.device)
         scheduler = build_scheduler()
-        self._fresh("denoiser")
-        trainer = self._trainer("denoiser", build_denoiser(), torch.bfloat16)
+        trainer = self._trainer(stage, model, torch.bfloat16)
         if self.compiled:
             trainer.model.compile()
         batch = trainer.settings.batch
 
         def loss(step: int) -> Tensor:
-            rng = step_rng(self.seed, "denoiser", step)
-            indices, captions = self.pictures.batch(rng, batch)
+            rng = step_rng(self.seed, stage, step)
+            indices, captions = self.pictures.batch(rng, batch, whole=whole)
             captions = ["" if rng.random() < _UNCONDITIONAL_SHARE else c for c in captions]
             noise = torch.from_numpy(rng.standard_normal((batch, *latents.shape[1:]), dtype="float32"))
             timestep = torch.from_numpy(rng.integers(0, 1000, batch))
             x = latents[torch.from_numpy(indices)].float() * scaling
             text = hidden_states(clip, tokenize(self.tokenizer, captions).to(self.device))
             to = [t.to(self.device) for t in (x, text, noise, timestep)]
-            return denoiser_loss(trainer.model, scheduler, *to)
+            return denoiser_loss(trainer.model, scheduler, *to, weighted=weighted)
 
         trainer.run(loss)
 
@@ -146,8 +154,12 @@ class Run:
         return model.requires_grad_(requires_grad=False)
 
     def trained_denoiser(self) -> UNet2DConditionModel:
-        """Return stage 3's result in float32."""
-        return self._trainer("denoiser", build_denoiser(), torch.float32).averaged()
+        """Return the finished denoiser in float32."""
+        return self._averaged("finish")
+
+    def _averaged(self, stage: str) -> UNet2DConditionModel:
+        model: UNet2DConditionModel = self._trainer(stage, build_denoiser(), torch.float32).averaged()
+        return model
 
     def _latents(self) -> tuple[Tensor, float]:
         """Return the latents of all pictures (float16) and the factor that gives them unit variance."""

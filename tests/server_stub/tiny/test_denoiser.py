@@ -8,7 +8,7 @@ from server_stub.tiny.train.denoiser import build_denoiser, build_scheduler, den
 
 
 def test_the_weight_is_min_snr_for_v_prediction() -> None:
-    """A model that answers zero pays the weighted mean square of the velocity, min(SNR, 5) / (SNR + 1)."""
+    """A model that answers zero pays the weighted mean square of the velocity, min(SNR, 5) / (SNR + 1); or the plain one."""
     torch.manual_seed(0)
     model, scheduler = build_denoiser(), build_scheduler()
     for p in model.conv_out.parameters():
@@ -21,3 +21,5 @@ def test_the_weight_is_min_snr_for_v_prediction() -> None:
     snr = alpha / (1 - alpha)
     weight = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)
     assert torch.allclose(loss, (weight * velocity.square().mean(dim=(1, 2, 3))).mean(), rtol=1e-4)
+    plain = denoiser_loss(model, scheduler, latents, text, noise, timestep, weighted=False)
+    assert torch.allclose(plain, velocity.square().mean(), rtol=1e-4)

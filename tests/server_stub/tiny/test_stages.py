@@ -17,7 +17,7 @@ def test_every_stage_runs_and_the_export_loads_as_any_pipeline(work: Path, tmp_p
     from diffusers import StableDiffusionPipeline
 
     run = Run(work, tmp_path, 0, "cpu", PICTURES, scale=1e-4)
-    for stage in ("autoencoder", "towers", "eyes", "denoiser", "export"):
+    for stage in ("autoencoder", "towers", "eyes", "denoiser", "finish", "export"):
         getattr(run, stage)()
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
