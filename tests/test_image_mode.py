@@ -187,6 +187,7 @@ def test_a_host_that_ranks_losses_still_shows_its_pictures() -> None:
     result = invert(endpoint, references(), SMALL, scorer=SCORER)
     endpoint.close()
     assert result.heldout_score_after is not None
+    assert result.plan.total == result.forwards == host.forwards <= SMALL.max_forwards
     assert not host.concepts
 
 
