@@ -25,6 +25,8 @@ from tests.e2e.server_processes import ServerProcess, fake_server, register
 from tests.server_stub.served import embeddings
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+# Seconds for a reply: what is slow on a busy machine is no finding.
+PATIENCE = 300
 # Cases of each operation, and how many that makes at least.
 EXAMPLES = [(4, 80), pytest.param(500, 10_000, marks=pytest.mark.slow)]
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
@@ -82,7 +84,7 @@ def test_with_a_key_every_answer_is_documented_and_none_is_5xx(tmp_path: Path, e
             if isinstance(case.body, dict) and "concept" in case.body:
                 case.body["concept"] = concept
                 case.body["embeddings"] = embeddings([[[0.5] * 8]])
-            case.call_and_validate(base_url=server.url, headers=headers, checks=CHECKS)
+            case.call_and_validate(base_url=server.url, headers=headers, checks=CHECKS, timeout=PATIENCE)
 
         assert every_case(schema, examples, check) >= least
 
@@ -94,7 +96,7 @@ def test_without_a_key_every_route_refuses_whatever_is_sent(tmp_path: Path, exam
 
         def check(case: Any) -> None:
             case.headers = {k: v for k, v in (case.headers or {}).items() if k.lower() != "authorization"}
-            reply = case.call(base_url=server.url)
+            reply = case.call(base_url=server.url, timeout=PATIENCE)
             case.validate_response(reply, checks=CHECKS)
             assert case.path in OPEN_ROUTES or reply.status_code in {400, 401, 404, 405, 413, 429, 431}
 
