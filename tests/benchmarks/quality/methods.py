@@ -106,8 +106,9 @@ class Watched(InProcessEndpoint):
         if generation != self._generation:
             self.luckiest.append((now, word))
             self._generation, self._generation_best = generation, loss
-        elif loss < self._generation_best:
-            self.luckiest[-1], self._generation_best = (now, word), loss
+        else:
+            self.luckiest[-1] = (now, word if loss < self._generation_best else self.luckiest[-1][1])
+            self._generation_best = min(loss, self._generation_best)
 
     def trail(self) -> list[tuple[int, Embedding]]:
         """Return (forwards, answer), a few of them, evenly over the run."""
