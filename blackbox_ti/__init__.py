@@ -7,9 +7,10 @@ from blackbox_ti.clip import Clip, clip_similarity
 from blackbox_ti.concept import Concept, load_concept
 from blackbox_ti.connection import ConnectionOptions
 from blackbox_ti.embedding import load_embedding, save_embedding
-from blackbox_ti.endpoint import Endpoint, Vocabulary
+from blackbox_ti.endpoint import Endpoint, Guarantees, Vocabulary
 from blackbox_ti.errors import BlackboxTIError
 from blackbox_ti.generate import generate
+from blackbox_ti.hf_endpoint import HfEndpoint
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import InversionResult, Progress, StopReason, invert
 from blackbox_ti.ledger import Ledger
@@ -27,6 +28,8 @@ __all__ = [
     "Concept",
     "ConnectionOptions",
     "Endpoint",
+    "Guarantees",
+    "HfEndpoint",
     "HttpEndpoint",
     "InversionResult",
     "InversionSettings",

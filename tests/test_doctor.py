@@ -9,18 +9,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from blackbox_ti.attempt import Attempt
 from blackbox_ti.budget import Cost
 from blackbox_ti.connection import ConnectionOptions
 from blackbox_ti.doctor import Probe, examine
-from blackbox_ti.doctor_questions import probe_picture, questions_for, words_for
 from blackbox_ti.doctor_report import DoctorReport, Status, Verdict
 from blackbox_ti.endpoint import RemoteEndpoint
 from blackbox_ti.retry import RetryPolicy
-from blackbox_ti.wire import Limits, LossRequest, ModelCard
+from blackbox_ti.wire import LossRequest, ModelCard
 from tests.fake_host import FakeHost, fake_endpoint
 from tests.hf_host import HfHost, hf_endpoint
 
@@ -269,40 +266,3 @@ def test_the_report_is_one_json_object() -> None:
     assert told["recommended"]["samples"] >= 4
     assert {f["check"] for f in told["findings"]} >= {"noise", "limits"}
     assert told["spent"]["forwards"] <= told["cost"]["forwards"]
-
-
-limits = st.builds(
-    Limits,
-    max_candidates=st.integers(1, 100),
-    max_samples=st.integers(1, 300),
-    max_forwards=st.integers(1, 5000),
-    max_images=st.integers(1, 100),
-    max_steps=st.integers(1, 100),
-)
-
-
-@given(limits, st.integers(1, 300), st.booleans())
-def test_no_question_is_over_the_hosts_limits(told: Limits, batch: int, pictures: bool) -> None:
-    """Whatever a card says, each question fits into one request, and its cost is the request's own."""
-    objectives = ["images"] if pictures else ["loss", "images"]
-    card = FakeHost().card.model_copy(update={"limits": told, "objectives": objectives})
-    rng = np.random.default_rng(0)
-    questions = questions_for(card, words_for(card, {}, 4, rng), "c", rng, batch)
-    for name, question in questions.items():
-        request = question.request
-        candidates = request.embeddings["text"].shape[0]
-        assert candidates <= told.max_candidates
-        assert question.cost.forwards <= told.max_forwards, name
-        if isinstance(request, LossRequest):
-            assert len(request.samples) <= told.max_samples
-            assert question.cost.forwards == candidates * len(request.samples)
-        else:
-            assert len(request.items) <= told.max_images
-            assert request.num_inference_steps <= told.max_steps
-    assert questions["batch"].cost.forwards <= max(batch, 2)
-
-
-def test_the_picture_shown_is_the_doctors_own() -> None:
-    """A PNG of the model's size, the same every time."""
-    assert probe_picture(16) == probe_picture(16)
-    assert probe_picture(16).startswith(b"\x89PNG")

@@ -62,6 +62,8 @@ __all__ = ["EndpointHandler"]
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 _LOGGER: Final = logging.getLogger("blackbox_ti.handler")
+# What the settings say of the model's form; pickled weights are not among it, whatever they say.
+_OF_THE_ENGINE: Final = ("device", "dtype", "micro_batch", "resolution", "channels_last", "compile", "int8", "offload")
 _KEPT_REPLIES: Final = 256
 _KEPT_BYTES: Final = 2**26
 _MAX_CONCEPTS: Final = 64
@@ -239,7 +241,7 @@ class _KeptReplies:
 def _load(path: str, settings: Settings) -> Engine:
     from server_stub.diffusers_engine import DiffusersEngine
 
-    return DiffusersEngine.load(path, device=settings.device, dtype=settings.dtype, allow_pickle=settings.allow_pickle)
+    return DiffusersEngine.load(path, **{name: getattr(settings, name) for name in _OF_THE_ENGINE})
 
 
 def _record(kind: type[RecordT], value: Any) -> RecordT:
