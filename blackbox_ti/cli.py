@@ -67,7 +67,7 @@ _KNOBS: dict[str, tuple[str, type, str]] = {
     "dimension": ("--dimension", int, "search coordinates a vector"),
     "popsize": ("--popsize", int, "candidates a generation"),
     "samples": ("--samples", int, "samples a candidate"),
-    "sigma": ("--sigma", float, "first step size, in spreads of the vocabulary (default 4)"),
+    "sigma": ("--sigma", float, "first step size, in spreads of the vocabulary (default 1, about a plain word 4)"),
     "covariance": ("--covariance", str, "full (default) or diagonal"),
     "t_min": ("--t-min", float, "earliest timestep asked, 0 to 1"),
     "t_max": ("--t-max", float, "latest timestep asked, 0 to 1"),

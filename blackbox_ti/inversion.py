@@ -199,7 +199,7 @@ class _Run(Generic[Q]):
 
     def _search_settings(self) -> SearchSettings:
         s = self.settings
-        return SearchSettings(self.plan.dimension, self.plan.popsize, s.sigma, s.covariance, s.mirrored)
+        return SearchSettings(self.plan.dimension, self.plan.popsize, self.plan.sigma, s.covariance, s.mirrored)
 
     def _generations(self, strategy: CmaSearch, subspace: Subspace, judge: Judge[Q]) -> StopReason:
         for generation in range(1, self.plan.generations + 1):

@@ -147,3 +147,13 @@ def test_a_larger_budget_is_arranged_otherwise() -> None:
         assert "a fresh bank every generation" in told
     kept = make_plan(InversionSettings(rotate_every=4), CARD, vocabulary=500, words=8)
     assert "a bank kept for 4 generations" in kept.describe()
+
+
+def test_steps_are_small_about_the_winner_of_a_race() -> None:
+    """Where one plain word was at hand the search goes far; what the user says holds, and the plan says which."""
+    settings = InversionSettings()
+    raced = make_plan(settings, CARD, vocabulary=500, words=8)
+    alone = make_plan(settings, CARD, vocabulary=500, words=1)
+    assert raced.sigma < alone.sigma
+    assert f"sigma {alone.sigma:g}" in alone.describe()
+    assert make_plan(InversionSettings(sigma=2.5), CARD, vocabulary=500, words=8).sigma == 2.5
