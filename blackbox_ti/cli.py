@@ -90,7 +90,7 @@ _KNOBS: dict[str, tuple[str, type, str]] = {
     "objective": ("--objective", str, "loss, images, or auto (default): loss where the host offers it"),
     "scorer": ("--scorer", str, "package.module:function that judges pictures; larger is better (default: --clip)"),
     "search_steps": ("--search-steps", int, "steps a picture while searching (default 8)"),
-    "search_guidance_scale": ("--search-guidance-scale", float, "guidance while searching (default 1: none)"),
+    "search_guidance_scale": ("--search-guidance-scale", float, "guidance while searching (default 3; 1 for none)"),
     "search_size": ("--search-size", int, "pixels a side while searching (default: the model's, at most 512)"),
     "image_weight": ("--image-weight", float, "weight of likeness to the pictures in CLIP's score (default 1)"),
     "text_weight": ("--text-weight", float, "weight of likeness to the prompt in CLIP's score (default 0)"),

@@ -75,7 +75,7 @@ class InversionSettings(BaseModel):
     objective: Literal["auto", "loss", "images"] = "auto"
     scorer: str | None = None
     search_steps: int = Field(default=8, ge=1)
-    search_guidance_scale: float = Field(default=1.0, ge=0, le=50)
+    search_guidance_scale: float = Field(default=3.0, ge=0, le=50)
     search_size: int | None = Field(default=None, ge=8, le=4096, multiple_of=8)
     image_weight: float = Field(default=1.0, ge=0)
     text_weight: float = Field(default=0.0, ge=0)

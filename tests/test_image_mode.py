@@ -33,7 +33,14 @@ from tests.test_cli import url
 __all__ = ["url"]
 
 SMALL = InversionSettings(
-    max_forwards=1600, search_steps=2, dimension=6, sigma=1.0, initializer_token="dog", seed=5, objective="images"
+    max_forwards=1600,
+    search_steps=2,
+    search_guidance_scale=1.0,
+    dimension=6,
+    sigma=1.0,
+    initializer_token="dog",
+    seed=5,
+    objective="images",
 )
 SCORER = CallableScorer(likeness, "likeness")
 
@@ -309,7 +316,7 @@ def _optimize(url: str, folder: Path, *more: str) -> int:
     for i, picture in enumerate(references()):
         picture.save(images / f"{i}.png")
     common = ["--endpoint", url, "--images", str(images), "--out", str(folder / "run"), "--max-forwards", "1500"]
-    way = ["--objective", "images", "--search-steps", "2", "--dimension", "6"]
+    way = ["--objective", "images", "--search-steps", "2", "--search-guidance-scale", "1", "--dimension", "6"]
     return main(["optimize", *common, *way, *more])
 
 

@@ -43,7 +43,18 @@ def _pictures(folder: Path) -> Path:
 
 def _optimize(url: str, pictures: Path, run: Path) -> dict[str, Any]:
     place = ["--endpoint", url, "--images", str(pictures), "--out", str(run), "--json", "--quiet"]
-    search = ["--objective", "images", "--clip", "tiny", "--search-steps", "2", "--initializer-token", "heart"]
+    search = [
+        "--objective",
+        "images",
+        "--clip",
+        "tiny",
+        "--search-steps",
+        "2",
+        "--search-guidance-scale",
+        "1",
+        "--initializer-token",
+        "heart",
+    ]
     small = ["--max-forwards", "160", "--popsize", "4", "--samples", "2", "--heldout", "4"]
     command = [sys.executable, "-m", "blackbox_ti", "optimize", *place, *search, *small]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
@@ -55,7 +66,12 @@ def _optimize(url: str, pictures: Path, run: Path) -> dict[str, Any]:
 def test_the_books_of_both_sides_agree_on_pictures(tmp_path: Path) -> None:
     """The real server's bill is the plan's cost, its receipts match the run's book, and going on asks nothing more."""
     settings = InversionSettings(
-        max_forwards=400, search_steps=2, initializer_token="cat", objective="images", scorer="tests.painter:likeness"
+        max_forwards=400,
+        search_steps=2,
+        search_guidance_scale=1.0,
+        initializer_token="cat",
+        objective="images",
+        scorer="tests.painter:likeness",
     )
     pictures = [Image.new("RGB", (16, 16), (200, 40, 90))]
     words = []
