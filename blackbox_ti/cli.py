@@ -24,7 +24,6 @@ from blackbox_ti.embedding import load_embedding, stored_placeholder
 from blackbox_ti.errors import BlackboxTIError, InputError
 from blackbox_ti.generate import generate
 from blackbox_ti.inversion import InversionResult, invert
-from blackbox_ti.plan import DEFAULT_FORWARDS, InversionSettings
 from blackbox_ti.prepare import choose_scorer, prepare
 from blackbox_ti.run_folder import (
     check_folder,
@@ -34,6 +33,7 @@ from blackbox_ti.run_folder import (
     run_endpoint,
     save_result,
 )
+from blackbox_ti.settings import DEFAULT_FORWARDS, InversionSettings
 
 __all__ = ["main"]
 

@@ -22,9 +22,9 @@ from blackbox_ti.errors import ConnectError, InputError
 from blackbox_ti.generate import generate
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import InversionResult, invert
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.report import write_report
 from blackbox_ti.run_folder import check_folder, run_endpoint, save_result
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.sheet import contact_sheet
 
 __all__ = ["DEMO_CONCEPT", "run_demo"]

@@ -20,10 +20,11 @@ from blackbox_ti.evaluation import Evaluator, ObjectiveName, Purpose, Scores
 from blackbox_ti.heldout import Judge
 from blackbox_ti.initialise import Start
 from blackbox_ti.objective import fitness_of
-from blackbox_ti.plan import InversionSettings, Plan
+from blackbox_ti.plan import Plan
 from blackbox_ti.prepare import Prepared, image_evaluator, loss_evaluator, prepare, search_subspace
 from blackbox_ti.scorers import Scorer
 from blackbox_ti.search import CmaSearch, SearchSettings
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.start import choose_start
 from blackbox_ti.subspace import Embedding, Subspace
 from blackbox_ti.wire import ModelCard

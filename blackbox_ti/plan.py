@@ -3,125 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from blackbox_ti.batching import pack
 from blackbox_ti.budget import Cost, cost_of_losses
 from blackbox_ti.canary_plan import NO_CANARY, RIVALS, SAMPLES, CanaryPlan, plan_canary
 from blackbox_ti.errors import BudgetTooSmallError, InputError
-from blackbox_ti.evaluation import ObjectiveName
 from blackbox_ti.image_evaluation import PictureSettings, cost_of_bank
-from blackbox_ti.objective import ObjectProperty
+from blackbox_ti.settings import InversionSettings, SubspaceName, objective_of
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["PRESETS", "InversionSettings", "Plan", "make_plan", "objective_of"]
+__all__ = ["InversionSettings", "Plan", "make_plan"]
 
-DEFAULT_FORWARDS = 5000
 _RACE_SAMPLES, _RACE_PICTURES = 16, 4
 _SEARCH_SIZE = 512
-
-
-class InversionSettings(BaseModel):
-    """What the user wants; None leaves a knob to the plan. Recorded whole in the result.
-
-    `preset` names settings that hold where nothing else is given (`PRESETS`). `t_min` and `t_max` bound the timesteps
-    asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank the
-    answer is judged on; `race` how many words are compared at the start. `whiten` scales principal axes by the words'
-    spread along them; without it they have length 1, and `add_mean` moves the origin by the mean word. Without
-    `common_noise` every candidate of a generation is scored on a bank of its own. `answer` is the mean that did best on
-    the held-out bank, the last mean, or the candidate that scored best in the last generation. `attention_norm` is the
-    length of the cross-attention's result: that of words, or 1. Every `canary_every` generations one
-    question is asked again, to notice a model swapped in silence; 0 for never. `objective` is what the host is asked
-    for: losses, pictures that `scorer` (`package.module:function`; None for CLIP) judges here, or losses where it
-    offers them. While searching, pictures are made in `search_steps` steps at `search_size` pixels; `image_weight` and
-    `text_weight` are those of the CLIP score.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    placeholder_token: str = "<sks>"  # noqa: S105
-    initializer_token: str = "auto"  # noqa: S105
-    num_vectors: int = Field(default=1, ge=1, le=16)
-    learnable_property: ObjectProperty = "object"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    max_forwards: int = Field(default=DEFAULT_FORWARDS, ge=1)
-    preset: str = "default"
-    subspace: Literal["pca", "random", "full"] | None = None
-    dimension: int | None = Field(default=None, ge=1)
-    popsize: int | None = Field(default=None, ge=2)
-    samples: int | None = Field(default=None, ge=1)
-    sigma: float | None = Field(default=None, gt=0)
-    covariance: Literal["full", "diagonal"] = "full"
-    mirrored: bool = False
-    t_min: float = Field(default=0.0, ge=0, lt=1)
-    t_max: float = Field(default=1.0, gt=0, le=1)
-    rotate_every: int = Field(default=1, ge=1)
-    heldout: int | None = Field(default=None, ge=1)
-    heldout_checks: int | None = Field(default=None, ge=0)
-    race: int = Field(default=8, ge=1)
-    phrases: int = Field(default=3, ge=0)
-    race_samples: int | None = Field(default=None, ge=1)
-    patience: int = Field(default=6, ge=1)
-    canary_every: int | None = Field(default=None, ge=0)
-    prompts_at_once: int = Field(default=2, ge=1)
-    common_noise: bool = True
-    whiten: bool = True
-    add_mean: bool = False
-    answer: Literal["heldout", "mean", "luckiest"] = "heldout"
-    attention_temperature: float = Field(default=0.02, gt=0)
-    attention_norm: Literal["words", "unit"] = "words"
-    objective: Literal["auto", "loss", "images"] = "auto"
-    scorer: str | None = None
-    search_steps: int = Field(default=8, ge=1)
-    search_guidance_scale: float = Field(default=3.0, ge=0, le=50)
-    search_size: int | None = Field(default=None, ge=8, le=4096, multiple_of=8)
-    image_weight: float = Field(default=1.0, ge=0)
-    text_weight: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_preset(cls, given: Any) -> Any:
-        """Fill what is not given from the preset."""
-        name = given.get("preset", "default") if isinstance(given, dict) else "default"
-        if name not in PRESETS:
-            raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-        return PRESETS[name] | given if isinstance(given, dict) else given
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if self.t_min >= self.t_max:
-            raise ValueError("t_min must be below t_max")
-        return self
-
-
-# The paper's reference code (github.com/feizc/Gradient-Free-Textual-Inversion, `train_inversion.py` and
-# `initialize_inversion.py`) at its own defaults; `samples` is its 5 repeats of 5 pictures.
-_PAPER: dict[str, Any] = {
-    "subspace": "pca",
-    "dimension": 256,
-    "popsize": 20,
-    "samples": 25,
-    "sigma": 1.0,
-    "whiten": False,
-    "add_mean": True,
-    "common_noise": False,
-    "prompts_at_once": 12,
-    "race": 1,
-    "attention_temperature": 1.0,
-    "attention_norm": "unit",
-    "answer": "luckiest",
-    "canary_every": 0,
-}
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": _PAPER}
 
 
 @dataclass(frozen=True)
 class Plan:
     """A search that fits its budget. Costs are in forwards."""
 
-    subspace: Literal["pca", "random", "full"]
+    subspace: SubspaceName
     dimension: int
     popsize: int
     samples: int
@@ -210,20 +111,6 @@ class Plan:
         )
 
 
-def objective_of(settings: InversionSettings, card: ModelCard) -> ObjectiveName:
-    """Return what to ask the host for: losses where it offers them, unless told otherwise.
-
-    Raises:
-        InputError: the host does not offer it.
-    """
-    asked = settings.objective
-    chosen: ObjectiveName = asked if asked != "auto" else "loss" if "loss" in card.objectives else "images"
-    if chosen not in card.objectives:
-        offered = " and ".join(card.objectives) or "nothing"
-        raise InputError(f"this host does not offer the objective '{chosen}', but {offered}; set --objective")
-    return chosen
-
-
 def _pictures(settings: InversionSettings, card: ModelCard) -> PictureSettings | None:
     """How pictures are made while searching: at the model's own size if that is no more than 512 pixels."""
     if objective_of(settings, card) == "loss":
@@ -237,27 +124,20 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
 
     Raises:
         BudgetTooSmallError: not one generation fits.
+        InputError: the subspace or the objective asked for is not to be had of this host.
     """
-    subspace = settings.subspace or ("pca" if vocabulary else "random")
-    if subspace == "pca" and not vocabulary:
-        raise InputError("subspace 'pca' needs the host's vocabulary, which it does not offer; use 'random'")
     pictures = _pictures(settings, card)
     each = pictures.forwards if pictures else 1
     budget = settings.max_forwards // each  # from here on in samples: forwards, or pictures
-    width = sum(e.dim for e in card.encoders) * settings.num_vectors
-    most = min([*(e.dim for e in card.encoders), *([vocabulary - 1] if subspace == "pca" else [])])
-    per_vector = min(settings.dimension or _dimension(budget, words), most)
-    dimension = width if subspace == "full" else per_vector * _blocks(settings, card)
+    subspace, dimension, per_vector = _space(settings, card, budget, vocabulary, words)
     popsize = settings.popsize or _popsize(budget)
     samples = min(settings.samples or _samples(budget), card.limits.max_samples)
     race_samples = settings.race_samples or (_RACE_PICTURES if pictures else _RACE_SAMPLES)
     race = min(settings.race, words, max(1, budget // (10 * race_samples)))
-    heldout = _bank(settings.heldout, budget, card)
-    report = heldout
+    bank = _bank(settings.heldout, budget, card)
     ranked = card.reply_mode == "rank" and not pictures
-    checks = settings.heldout_checks if settings.heldout_checks is not None else _checks(budget)
-    checks = checks if settings.answer == "heldout" else 0
-    judging = 2 * checks * heldout if ranked else ((checks > 0) + checks + 2) * heldout
+    checks = _checks(settings, budget)
+    judging = 2 * checks * bank if ranked else ((checks > 0) + checks + 2) * bank
     overhead = (race * race_samples if race > 1 else 0) + judging
     canary = plan_canary(
         settings.canary_every,
@@ -269,17 +149,38 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     )
     generations = canary.generations(budget - overhead, popsize * samples)
     if generations < 1:
-        least = (popsize * samples + overhead + canary.cost(1)) * each
-        raise BudgetTooSmallError(
-            f"{settings.max_forwards} forwards do not pay for one generation; allow at least {least} or set --popsize, "
-            "--samples" + (" or --search-steps" if pictures else "")
-        )
+        raise _too_small(settings, (popsize * samples + overhead + canary.cost(1)) * each, drawn=pictures is not None)
     check_every = max(1, -(-generations // checks)) if checks else generations + 1
     return Plan(
-        subspace, dimension, popsize, samples, generations, race, race_samples, heldout if checks else 0,
-        check_every, report, ranked, settings.max_forwards, settings.common_noise,
+        subspace, dimension, popsize, samples, generations, race, race_samples, bank if checks else 0,
+        check_every, bank, ranked, settings.max_forwards, settings.common_noise,
         _notes(settings, subspace, per_vector), canary, pictures, settings.sigma or _sigma(words),
     )  # fmt: skip
+
+
+def _space(
+    settings: InversionSettings, card: ModelCard, budget: int, vocabulary: int, words: int
+) -> tuple[SubspaceName, int, int]:
+    """What is searched: the kind of subspace, its dimension, and the axes of each token vector of each encoder.
+
+    No more axes than the narrowest encoder has coordinates, nor principal ones than the vocabulary has words, less one.
+    """
+    subspace = settings.subspace or ("pca" if vocabulary else "random")
+    if subspace == "pca" and not vocabulary:
+        raise InputError("subspace 'pca' needs the host's vocabulary, which it does not offer; use 'random'")
+    most = min([*(e.dim for e in card.encoders), *([vocabulary - 1] if subspace == "pca" else [])])
+    per_vector = min(settings.dimension or _dimension(budget, words), most)
+    if subspace == "full":
+        return subspace, sum(e.dim for e in card.encoders) * settings.num_vectors, per_vector
+    return subspace, per_vector * len(card.encoders) * settings.num_vectors, per_vector
+
+
+def _too_small(settings: InversionSettings, least: int, *, drawn: bool) -> BudgetTooSmallError:
+    """Return the error that says how many forwards would do; `drawn` where they are spent on pictures."""
+    return BudgetTooSmallError(
+        f"{settings.max_forwards} forwards do not pay for one generation; allow at least {least} or set --popsize, "
+        "--samples" + (" or --search-steps" if drawn else "")
+    )
 
 
 def _notes(settings: InversionSettings, subspace: str, per_vector: int) -> tuple[str, ...]:
@@ -297,11 +198,6 @@ def _notes(settings: InversionSettings, subspace: str, per_vector: int) -> tuple
     if settings.answer == "luckiest":
         notes.append("the answer is the luckiest candidate of the last generation")
     return tuple(notes)
-
-
-def _blocks(settings: InversionSettings, card: ModelCard) -> int:
-    """Coordinates are given to each token vector of each encoder."""
-    return settings.num_vectors * len(card.encoders)
 
 
 def _sigma(starts: int) -> float:
@@ -330,5 +226,8 @@ def _bank(asked: int | None, budget: int, card: ModelCard) -> int:
     return min(asked or max(8, min(256, budget // 80)), card.limits.max_samples)
 
 
-def _checks(budget: int) -> int:
-    return 4 if budget < 2000 else 8
+def _checks(settings: InversionSettings, budget: int) -> int:
+    """How often the mean is judged; only an answer picked on the held-out bank needs it."""
+    if settings.answer != "heldout":
+        return 0
+    return settings.heldout_checks if settings.heldout_checks is not None else 4 if budget < 2000 else 8

@@ -17,8 +17,9 @@ from blackbox_ti.evaluation import LossEvaluator
 from blackbox_ti.image_evaluation import ImageEvaluator
 from blackbox_ti.initialise import Start, check_placeholder, whole_words
 from blackbox_ti.objective import prompts_for
-from blackbox_ti.plan import InversionSettings, Plan, make_plan, objective_of
+from blackbox_ti.plan import Plan, make_plan
 from blackbox_ti.scorers import ClipScorer, Scorer, checked_scores, load_scorer
+from blackbox_ti.settings import InversionSettings, objective_of
 from blackbox_ti.start import shortlist
 from blackbox_ti.subspace import Embedding, Subspace, full_subspace, pca_subspace, random_subspace
 from blackbox_ti.text_tower import matching_tower

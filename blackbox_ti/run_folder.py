@@ -19,7 +19,7 @@ from blackbox_ti.endpoint import RemoteEndpoint
 from blackbox_ti.errors import OutputError
 from blackbox_ti.inversion import InversionResult
 from blackbox_ti.ledger import Ledger, RunIdentity
-from blackbox_ti.plan import InversionSettings
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.transport import Attempt
 
 __all__ = [

@@ -21,7 +21,7 @@ from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.evaluation import LossEvaluator, Scores
 from blackbox_ti.inversion import InversionResult, Progress, invert
 from blackbox_ti.ledger import Ledger, RunIdentity
-from blackbox_ti.plan import InversionSettings
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.wire import ModelCard, Sample
 from tests.fake_host import FakeHost, fake_endpoint, png
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from blackbox_ti.cli import main
-from blackbox_ti.plan import InversionSettings
+from blackbox_ti.settings import InversionSettings
 from tests.fake_host import FakeHost
 
 

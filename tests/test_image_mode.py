@@ -21,9 +21,9 @@ from blackbox_ti.concept import load_concept
 from blackbox_ti.errors import BudgetSpentError, BudgetTooSmallError, InputError, ResumeError, ScorerError
 from blackbox_ti.inversion import InversionResult, StopReason, invert
 from blackbox_ti.ledger import Ledger, RunIdentity
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.run_folder import result_record
 from blackbox_ti.scorers import CallableScorer
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import ImagesReply, ImagesRequest, Limits
 from tests.fake_host import FakeHost, fake_endpoint

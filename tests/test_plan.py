@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from blackbox_ti.errors import BudgetTooSmallError, InputError
-from blackbox_ti.plan import PRESETS, InversionSettings, make_plan
+from blackbox_ti.plan import make_plan
+from blackbox_ti.settings import InversionSettings
 from tests.fake_host import FakeHost
 
 CARD = FakeHost(dim=64).card
@@ -68,39 +68,6 @@ def test_the_full_space_has_every_coordinate() -> None:
     """Each vector of each encoder counts."""
     plan = make_plan(InversionSettings(subspace="full", num_vectors=2), CARD, vocabulary=500, words=1)
     assert plan.dimension == 128
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"popsize": 1}, {"max_forwards": 0}, {"sigma": 0.0}, {"sigma": float("nan")}, {"t_min": 0.6, "t_max": 0.4},
-     {"seed": -1}, {"learnable_property": "thing"}, {"colour": "red"}, {"num_vectors": 0}],
-)  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
-    """Out of range, not a number, or unknown."""
-    with pytest.raises(ValidationError):
-        InversionSettings(**wrong)  # type: ignore[arg-type]
-
-
-@given(st.sampled_from(["popsize", "sigma", "answer", "whiten", "samples"]), st.integers(2, 90))
-def test_a_preset_fills_what_is_not_given(name: str, number: int) -> None:
-    """What the user gives holds against the preset, and what is recorded makes the same settings again."""
-    given_value = {"answer": "mean", "whiten": True, "sigma": number / 7}.get(name, number)
-    settings = InversionSettings(**{"preset": "paper", name: given_value})  # type: ignore[arg-type]
-    assert getattr(settings, name) == given_value
-    untouched = PRESETS["paper"].keys() - {name}
-    assert all(getattr(settings, key) == PRESETS["paper"][key] for key in untouched)
-    assert InversionSettings.model_validate(settings.model_dump()) == settings
-
-
-def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
-    """The message names them."""
-    with pytest.raises(ValidationError, match="choose one of default, paper"):
-        InversionSettings(preset="papre")
-
-
-def test_the_default_preset_changes_nothing() -> None:
-    """Naming the default is naming nothing."""
-    assert InversionSettings(preset="default") == InversionSettings()
 
 
 def test_the_papers_plan_says_what_it_is() -> None:

@@ -18,9 +18,9 @@ from blackbox_ti.cli import main
 from blackbox_ti.concept import load_concept
 from blackbox_ti.errors import InputError, OutputError
 from blackbox_ti.inversion import invert
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.report import write_report
 from blackbox_ti.run_folder import run_endpoint, save_result
+from blackbox_ti.settings import InversionSettings
 from tests.fake_host import FakeHost, fake_endpoint
 
 REFERENCES = [Image.new("RGB", (8, 8), (200, 30, 30))]

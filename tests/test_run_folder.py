@@ -14,8 +14,8 @@ from blackbox_ti.concept import load_concept
 from blackbox_ti.embedding import load_embedding, read_provenance
 from blackbox_ti.errors import OutputError, ResumeError
 from blackbox_ti.inversion import InversionResult, invert
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.run_folder import check_folder, run_endpoint, save_result
+from blackbox_ti.settings import InversionSettings
 from tests.fake_host import FakeHost, fake_endpoint
 
 PICTURES = [Image.new("RGB", (8, 8), (200, 30, 30))]

@@ -16,7 +16,7 @@ from blackbox_ti.errors import InputError
 from blackbox_ti.evaluation import LossEvaluator
 from blackbox_ti.initialise import Start
 from blackbox_ti.objective import BankSettings, draw_bank
-from blackbox_ti.plan import InversionSettings
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.start import choose_start, shortlist
 from tests.fake_host import FakeHost, fake_endpoint, png
 

@@ -24,7 +24,7 @@ from blackbox_ti.evaluation import LossEvaluator
 from blackbox_ti.generate import generate
 from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.objective import prompts_for
-from blackbox_ti.plan import InversionSettings
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.subspace import Embedding
 from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.in_process import InProcessEndpoint

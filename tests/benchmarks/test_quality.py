@@ -12,7 +12,7 @@ from PIL import Image
 
 from blackbox_ti.inversion import invert
 from blackbox_ti.objective import prompts_for
-from blackbox_ti.plan import InversionSettings
+from blackbox_ti.settings import InversionSettings
 from tests.benchmarks.ablation import ARMS, table
 from tests.benchmarks.quality.gradient import train
 from tests.benchmarks.quality.matrix import Cell, Job, cells_of, results, run_cells

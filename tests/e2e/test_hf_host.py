@@ -26,8 +26,8 @@ from blackbox_ti.concept import load_concept
 from blackbox_ti.hf_endpoint import HfEndpoint
 from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.ledger import Ledger
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.run_folder import run_endpoint
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.wire import decode_tensor
 from server_stub.hosting import huggingface
 from server_stub.tiny import PIPELINE_DIR

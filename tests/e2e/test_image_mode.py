@@ -17,8 +17,8 @@ from blackbox_ti.concept import load_concept
 from blackbox_ti.demo import DEMO_CONCEPT
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import invert
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.run_folder import run_endpoint
+from blackbox_ti.settings import InversionSettings
 from server_stub.tiny.world import concept_scenes, render
 from tests.e2e.server_processes import ServerProcess, serving
 from tests.e2e.test_books import audited, charged, server_in

@@ -16,8 +16,8 @@ from blackbox_ti.budget import Caps
 from blackbox_ti.concept import load_concept
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import invert
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.run_folder import run_endpoint
+from blackbox_ti.settings import InversionSettings
 from tests.e2e.fault_proxy import FaultProxy
 from tests.e2e.test_books import audited, charged, new, server_in
 

@@ -31,8 +31,8 @@ from blackbox_ti.inversion import invert
 from blackbox_ti.ledger import Ledger
 from blackbox_ti.oip_endpoint import OipEndpoint
 from blackbox_ti.oip_mapping import load_mapping
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.run_folder import LEDGER_NAME, run_endpoint
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.wire import ImageItem, ImagesRequest, LossRequest, Sample, decode_tensor, encode_tensor
 from server_stub.tiny import PIPELINE_DIR
 from server_stub.tiny.world import concept_scenes, render

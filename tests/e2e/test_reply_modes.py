@@ -13,8 +13,8 @@ from blackbox_ti.budget import Caps
 from blackbox_ti.concept import load_concept
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import StopReason, invert
-from blackbox_ti.plan import InversionSettings
 from blackbox_ti.run_folder import run_endpoint
+from blackbox_ti.settings import InversionSettings
 from tests.e2e.server_processes import fake_server
 
 PICTURES = [Image.new("RGB", (16, 16), (200, 30, 30))]

@@ -11,7 +11,7 @@ from PIL import Image
 from blackbox_ti.errors import InputError, RejectedError
 from blackbox_ti.generate import generate
 from blackbox_ti.inversion import invert
-from blackbox_ti.plan import InversionSettings
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.wire import Limits
 from server_stub.engine import ImageJob
 from server_stub.in_process import InProcessEndpoint

@@ -12,7 +12,8 @@ import numpy as np
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.initialise import Start
 from blackbox_ti.inversion import InversionResult, invert
-from blackbox_ti.plan import InversionSettings, Plan
+from blackbox_ti.plan import Plan
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import LossReply, LossRequest, decode_tensor
 from server_stub.engine import Engine
