@@ -24,10 +24,18 @@ from blackbox_ti.errors import (
 )
 from blackbox_ti.wire import Problem, ProblemCode
 
-__all__ = ["BUSY_STATUSES", "ProblemInReply", "error_from", "is_retryable", "parse_problem", "printable"]
+__all__ = [
+    "BUSY_STATUSES",
+    "MAX_PROBLEM_BYTES",
+    "ProblemInReply",
+    "error_from",
+    "is_retryable",
+    "parse_problem",
+    "printable",
+]
 
 BUSY_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_MAX_PROBLEM_BYTES: Final = 65_536
+MAX_PROBLEM_BYTES: Final = 65_536
 _MAX_SHOWN: Final = 500
 
 _INPUT_ERRORS: Final[dict[str, type[InputError]]] = {
@@ -78,7 +86,7 @@ def parse_problem(status: int, body: bytes) -> Problem | None:
 
     Other protocols' `{"error": "why"}` is read too: the Open Inference Protocol's, and that of hosted endpoints.
     """
-    if len(body) > _MAX_PROBLEM_BYTES:
+    if len(body) > MAX_PROBLEM_BYTES:
         return None
     try:
         problem = Problem.model_validate_json(body)

@@ -8,12 +8,11 @@ is tried again.
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, NoReturn, TypeVar
+from typing import TypeVar
 
 import httpx
 import numpy as np
@@ -22,24 +21,20 @@ from pydantic import SecretStr
 
 from blackbox_ti.attempt import Attempt, Call, Effect, Reply
 from blackbox_ti.connection import ConnectionOptions, checked_url, open_client, timeouts
-from blackbox_ti.errors import AuthError, BlackboxTIError, ConnectError, OverloadedError, ProtocolError, WireError
-from blackbox_ti.problems import ProblemInReply, error_from, is_retryable, parse_problem, printable
+from blackbox_ti.errors import ProtocolError, WireError
+from blackbox_ti.failures import FailedAttempt, malformed_reply, refusal, wire_failure
+from blackbox_ti.problems import MAX_PROBLEM_BYTES, ProblemInReply, parse_problem, printable
 from blackbox_ti.retry import RetryPolicy, backoff, requested_wait
-from blackbox_ti.wire import IDEMPOTENCY_KEY_HEADER, REPLAYED_HEADER, REQUEST_ID_HEADER, Problem
+from blackbox_ti.wire import IDEMPOTENCY_KEY_HEADER, REPLAYED_HEADER, REQUEST_ID_HEADER
 
 __all__ = ["Attempt", "Call", "Effect", "Reply", "Transport"]
 
 T = TypeVar("T")
 
-_MAX_PROBLEM_BYTES: Final = 65_536
-_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-_OLD_TLS: Final = {"TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"}
-_MALFORMED: Final = (httpx.RemoteProtocolError, httpx.DecodingError, ProtocolError, WireError)
-
 
 @dataclass
-class _Tally:
-    """What is known of an attempt so far."""
+class _Draft:
+    """What is known of an attempt while it is made."""
 
     number: int
     started_at: float
@@ -49,18 +44,6 @@ class _Tally:
     request_id: str | None = None
     retry_after: float | None = None
     replayed: bool = False
-
-
-class _FailedAttempt(Exception):  # noqa: N818 (control flow between the two layers, never seen outside)
-    """One failed attempt: the error it would be, and what the retry layer needs to know."""
-
-    def __init__(self, error: BlackboxTIError, kind: str, *, retryable: bool, effect: Effect) -> None:
-        super().__init__(kind)
-        self.error = error
-        self.kind = kind
-        self.retryable = retryable
-        self.effect: Effect = effect
-        self.retry_after: float | None = None
 
 
 class Transport:
@@ -86,7 +69,7 @@ class Transport:
         self,
         url: str,
         *,
-        api_key: SecretStr | None = None,
+        api_key: SecretStr | str | None = None,
         options: ConnectionOptions | None = None,
         policy: RetryPolicy | None = None,
         http: httpx.BaseTransport | None = None,
@@ -102,7 +85,7 @@ class Transport:
         self._options = options
         tls = self.url.startswith("https") or options.proxy is not None or options.trust_env
         self._client = open_client(options, http, tls=tls)
-        self._api_key = api_key
+        self._api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key
         self.answered = False
         self._on_attempt = on_attempt
         self._rng = rng if rng is not None else np.random.default_rng()
@@ -134,25 +117,25 @@ class Transport:
             for attempt in retrying:
                 with attempt:
                     return self._attempt(call, parse, attempt.retry_state.attempt_number, deadline)
-        except _FailedAttempt as failed:
+        except FailedAttempt as failed:
             raise failed.error from failed.__cause__
         raise AssertionError("tenacity ends by returning or raising")
 
     def _attempt(self, call: Call, parse: Callable[[Reply], T], number: int, deadline: float) -> T:
         """Try once, and tell the hook."""
-        tally = _Tally(number=number, started_at=self._wall_clock(), started=self._clock())
+        draft = _Draft(number=number, started_at=self._wall_clock(), started=self._clock())
         try:
-            value = self._exchange(call, parse, tally, deadline)
-        except _FailedAttempt as failed:
-            failed.retry_after = tally.retry_after
-            self._tell(call, tally, error=failed.kind, effect=failed.effect)
+            value = self._exchange(call, parse, draft, deadline)
+        except FailedAttempt as failed:
+            failed.retry_after = draft.retry_after
+            self._tell(call, draft, error=failed.kind, effect=failed.effect)
             raise
         self.answered = True
-        self._tell(call, tally, error=None, effect="done")
+        self._tell(call, draft, error=None, effect="done")
         return value
 
-    def _exchange(self, call: Call, parse: Callable[[Reply], T], tally: _Tally, deadline: float) -> T:
-        """Send, receive and parse, with every failure turned into a `_FailedAttempt` by one table."""
+    def _exchange(self, call: Call, parse: Callable[[Reply], T], draft: _Draft, deadline: float) -> T:
+        """Send, receive and parse, with every failure turned into a `FailedAttempt` by one table."""
         try:
             with self._client.stream(
                 call.method,
@@ -162,15 +145,15 @@ class Transport:
                 params=call.query,
                 timeout=timeouts(self._options, deadline - self._clock()),
             ) as response:
-                self._read_head(response, tally)
-                reply = self._read_body(response, call, tally, deadline)
+                self._read_head(response, draft)
+                reply = self._read_body(response, call, draft, deadline)
             return parse(reply)
         except httpx.HTTPError as error:
-            _raise_for_wire(error, self.url)
+            raise wire_failure(error, self.url) from error
         except ProblemInReply as refused:
-            _raise_for_status(refused.problem.status, refused.problem, _effect(refused.problem.status))
+            raise refusal(refused.problem.status, refused.problem) from None
         except (ProtocolError, WireError) as error:
-            raise _FailedAttempt(error, "malformed", retryable=True, effect="unknown") from error
+            raise malformed_reply(error) from error
 
     def _headers(self, call: Call) -> dict[str, str]:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
@@ -182,27 +165,27 @@ class Transport:
             headers["Authorization"] = f"Bearer {self._api_key.get_secret_value()}"
         return headers | dict(call.headers)
 
-    def _read_head(self, response: httpx.Response, tally: _Tally) -> None:
+    def _read_head(self, response: httpx.Response, draft: _Draft) -> None:
         headers = response.headers
-        tally.status = response.status_code
-        tally.request_id = printable(headers.get(REQUEST_ID_HEADER, ""), 80) or None
-        tally.replayed = headers.get(REPLAYED_HEADER, "").lower() == "true"
+        draft.status = response.status_code
+        draft.request_id = printable(headers.get(REQUEST_ID_HEADER, ""), 80) or None
+        draft.replayed = headers.get(REPLAYED_HEADER, "").lower() == "true"
         if not response.is_success:
             now = datetime.fromtimestamp(self._wall_clock(), tz=UTC)
-            tally.retry_after = requested_wait(_lower(headers), now)
+            draft.retry_after = requested_wait(_lower(headers), now)
 
-    def _read_body(self, response: httpx.Response, call: Call, tally: _Tally, deadline: float) -> Reply:
+    def _read_body(self, response: httpx.Response, call: Call, draft: _Draft, deadline: float) -> Reply:
         """Return the reply of a 2xx response; anything else is a failed attempt."""
-        limit = call.max_reply_bytes if response.is_success else _MAX_PROBLEM_BYTES
+        limit = call.max_reply_bytes if response.is_success else MAX_PROBLEM_BYTES
         body = bytearray()
         for chunk in self._chunks(response, deadline):
             body += chunk
-            tally.bytes_down = len(body)
+            draft.bytes_down = len(body)
             if len(body) > limit:
                 raise ProtocolError(f"the host's reply is longer than the {limit} bytes it can have")
         if not response.is_success:
             status = response.status_code
-            _raise_for_status(status, parse_problem(status, bytes(body)), call.effects.get(status, _effect(status)))
+            raise refusal(status, parse_problem(status, bytes(body)), call.effects)
         return Reply(response.status_code, _lower(response.headers), bytes(body))
 
     def _chunks(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
@@ -214,24 +197,24 @@ class Transport:
                 raise httpx.ReadTimeout("the reply was not whole by the deadline")
             yield chunk
 
-    def _tell(self, call: Call, tally: _Tally, *, error: str | None, effect: Effect) -> None:
+    def _tell(self, call: Call, draft: _Draft, *, error: str | None, effect: Effect) -> None:
         if self._on_attempt is None:
             return
         attempt = Attempt(
-            number=tally.number,
+            number=draft.number,
             idempotency_key=call.idempotency_key,
             method=call.method,
             path=call.path,
-            started_at=tally.started_at,
-            latency=self._clock() - tally.started,
-            status=tally.status,
+            started_at=draft.started_at,
+            latency=self._clock() - draft.started,
+            status=draft.status,
             error=error,
             effect=effect,
             bytes_up=len(call.body or b""),
-            bytes_down=tally.bytes_down,
-            request_id=tally.request_id,
-            retry_after=tally.retry_after,
-            replayed=tally.replayed,
+            bytes_down=draft.bytes_down,
+            request_id=draft.request_id,
+            retry_after=draft.retry_after,
+            replayed=draft.replayed,
         )
         self._on_attempt(attempt)
 
@@ -240,15 +223,15 @@ def _lower(headers: httpx.Headers) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _failure(state: tenacity.RetryCallState) -> _FailedAttempt:
+def _failure(state: tenacity.RetryCallState) -> FailedAttempt:
     assert state.outcome is not None
     failed = state.outcome.exception()
-    assert isinstance(failed, _FailedAttempt)
+    assert isinstance(failed, FailedAttempt)
     return failed
 
 
 def _worth_retrying(error: BaseException, call: Call, policy: RetryPolicy, counts: dict[str, int]) -> bool:
-    if not isinstance(error, _FailedAttempt) or not error.retryable:
+    if not isinstance(error, FailedAttempt) or not error.retryable:
         return False
     if error.effect != "none" and not call.idempotent:
         return False
@@ -256,50 +239,3 @@ def _worth_retrying(error: BaseException, call: Call, policy: RetryPolicy, count
         counts[error.kind] += 1
     unreachable = policy.max_unreachable is not None and counts["connect"] >= policy.max_unreachable
     return not unreachable and counts["malformed"] < policy.max_malformed
-
-
-def _raise_for_status(status: int, problem: Problem | None, effect: Effect) -> NoReturn:
-    kind = printable(problem.code, 80) if problem is not None else "status"
-    retryable = is_retryable(status, problem)
-    raise _FailedAttempt(error_from(status, problem), kind, retryable=retryable, effect=effect)
-
-
-def _effect(status: int) -> Effect:
-    """Return whether a refusal leaves the host's books untouched: what it blames on the request does."""
-    return "none" if status < 500 and status not in {408, 409} else "unknown"
-
-
-def _raise_for_wire(error: httpx.HTTPError, url: str) -> NoReturn:
-    """Map what httpx raises; which of them certainly did not reach the host decides the effect."""
-    effect: Effect = "none" if isinstance(error, _NOT_SENT) else "unknown"
-    tls = _tls_error(error)
-    failed: BlackboxTIError
-    if tls is not None:
-        failed, kind, retryable = tls, "connect", False
-        effect = "none"
-    elif isinstance(error, _NOT_SENT):
-        failed, kind, retryable = ConnectError(f"no host answers at {url}; check the address"), "connect", True
-    elif isinstance(error, httpx.TimeoutException):
-        failed, kind, retryable = OverloadedError(f"the host at {url} did not answer in time"), "timeout", True
-    elif isinstance(error, _MALFORMED):
-        failed, kind, retryable = ProtocolError(f"what {url} answered is not HTTP or breaks off"), "malformed", True
-    elif isinstance(error, httpx.TransportError):
-        failed, kind, retryable = ConnectError(f"the connection to {url} broke"), "connection", True
-    else:
-        failed, kind, retryable = ProtocolError(f"the host at {url} cannot be talked to"), "malformed", False
-    raise _FailedAttempt(failed, kind, retryable=retryable, effect=effect) from error
-
-
-def _tls_error(error: BaseException) -> BlackboxTIError | None:
-    """Return the error for a failed TLS handshake, which asking again would not mend."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            why = printable(cause.verify_message)
-            return ConnectError(f"the host's certificate is not accepted ({why}); give its CA, or the right address")
-        if isinstance(cause, ssl.SSLError) and (cause.reason or "") in _OLD_TLS:
-            return ConnectError("the host speaks no version of TLS in use today (1.2 or later)")
-        if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
-            return AuthError("the host broke off the TLS handshake; it may ask for a client certificate")
-        cause = cause.__cause__ or cause.__context__
-    return None
