@@ -13,17 +13,16 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from blackbox_ti.attempt import Attempt
 from blackbox_ti.budget import Caps, Cost, check_caps
 from blackbox_ti.endpoint import Guarantees
 from blackbox_ti.errors import LedgerError, ResumeError
+from blackbox_ti.ledger_reader import LedgerReader
 from blackbox_ti.ledger_records import (
-    OPERATIONS_QUERY,
     Operation,
     RunIdentity,
     State,
@@ -31,16 +30,14 @@ from blackbox_ti.ledger_records import (
     check_same_request,
     check_same_run,
     digest,
-    operation_of,
 )
 from blackbox_ti.ledger_store import Store
-from blackbox_ti.wire import ModelCard
 
 __all__ = ["Ledger", "Operation", "RunIdentity", "State"]
 
 
-class Ledger:
-    """An open book, safe from many threads.
+class Ledger(LedgerReader):
+    """An open book to write to, safe from many threads.
 
     Args:
         path: the file, made unless `create` is false.
@@ -52,26 +49,12 @@ class Ledger:
     """
 
     def __init__(self, path: Path, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
-        self._clock = clock
-        self._store = Store(path, create=create, clock=clock)
+        store = Store(path, create=create, clock=clock)
         try:
-            self._wall_before = self._store.seconds_of_sessions()
+            super().__init__(store, clock=clock)
         except LedgerError:
-            self._store.close()
+            store.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; what was written stays written."""
-        self._store.close()
 
     def begin(self, identity: RunIdentity, caps: Caps) -> bool:
         """Open or go on with a run and put `caps` in force; return whether the run was there before.
@@ -113,7 +96,7 @@ class Ledger:
     def record_guarantees(self, guarantees: Guarantees) -> None:
         """Record what the host guarantees."""
         with self._store.transaction():
-            if guarantees != self._guarantees():
+            if guarantees != self.recorded_guarantees():
                 self._store.append("guarantees", {name: int(held) for name, held in asdict(guarantees).items()})
 
     def record_concept(self, concept: str, pictures: Sequence[str]) -> None:
@@ -149,7 +132,7 @@ class Ledger:
         parts = {field: digest(value) for field, value in request.items()}
         sha256 = hashlib.sha256(canonical(request).encode()).hexdigest()
         with self._store.transaction():
-            found = self._find(name)
+            found = self.find(name)
             if found is not None:
                 check_same_request(found, sha256, parts)
                 if found.state != "refused":
@@ -158,7 +141,7 @@ class Ledger:
             columns = {"name": name, "label": label, "route": route, "request_sha256": sha256}
             entry = found.entry if found else self._store.append("operations", {**columns, "parts": canonical(parts)})
             self._change(entry, "reserved", self._new_key(name), cost, before=Cost())
-            reserved = self._find(name)
+            reserved = self.find(name)
         assert reserved is not None
         return replace(reserved, fresh=True)
 
@@ -189,92 +172,6 @@ class Ledger:
         with self._store.transaction():
             self._store.append("attempts", {**asdict(attempt), "replayed": int(attempt.replayed)})
 
-    def effects_of(self, idempotency_key: str) -> list[str]:
-        """Return the effect of every attempt under a key, in order."""
-        rows = self._store.all("SELECT effect FROM attempts WHERE idempotency_key = ? ORDER BY entry", idempotency_key)
-        return [row[0] for row in rows]
-
-    def operations(self) -> list[Operation]:
-        """Return all operations in the order they were first reserved, without their replies."""
-        return [
-            operation_of(row) for row in self._store.all(OPERATIONS_QUERY.format(reply="NULL") + " ORDER BY o.entry")
-        ]
-
-    def attempts(self) -> list[tuple[int, Attempt]]:
-        """Return every try on the wire with its entry number, in order."""
-        names = [field.name for field in fields(Attempt)]
-        rows = self._store.all(f"SELECT entry, {', '.join(names)} FROM attempts ORDER BY entry")  # noqa: S608
-        return [
-            (entry, Attempt(**{**dict(zip(names, row, strict=True)), "replayed": bool(row[-1])}))
-            for entry, *row in rows
-        ]
-
-    def keys(self) -> dict[str, str]:
-        """Return the name of the operation each idempotency key was drawn for; once refused, it has several."""
-        query = "SELECT DISTINCT s.idempotency_key, o.name FROM states s JOIN operations o ON s.operation = o.entry"
-        return dict(self._store.all(query))
-
-    def idle_seconds(self, operation: Operation) -> float:
-        """Return how long ago the operation last changed, in seconds."""
-        row = self._store.one("SELECT at FROM states WHERE entry = ?", operation.last)
-        return 0.0 if row is None else max(0.0, self._clock() - row[0])
-
-    def seconds_since_first_sent(self, operation: Operation) -> float:
-        """Return how long ago the operation was first reserved under its key, in seconds."""
-        row = self._store.one("SELECT min(at) FROM states WHERE idempotency_key = ?", operation.idempotency_key)
-        return 0.0 if row is None else max(0.0, self._clock() - row[0])
-
-    def model_card(self) -> ModelCard | None:
-        """Return the model card recorded last, or None."""
-        row = self._store.one("SELECT card FROM models ORDER BY entry DESC LIMIT 1")
-        return None if row is None else ModelCard.model_validate_json(row[0])
-
-    def guarantees(self) -> Guarantees:
-        """Return what the host guarantees as far as is recorded, else all there is."""
-        return self._guarantees() or Guarantees()
-
-    def endpoint(self) -> str | None:
-        """Return the address the run began with, or None."""
-        row = self._store.one("SELECT endpoint FROM run")
-        return None if row is None else str(row[0])
-
-    def find(self, name: str) -> Operation | None:
-        """Return an operation by its name, with its reply."""
-        return self._find(name)
-
-    def caps(self) -> Caps:
-        """Return the caps in force."""
-        row = self._store.one(
-            "SELECT forwards, queries, price_micros, wall_seconds FROM caps ORDER BY entry DESC LIMIT 1"
-        )
-        if row is None:
-            return Caps()
-        return Caps(forwards=row[0], queries=row[1], price_micros=row[2], wall_seconds=row[3])
-
-    def committed(self) -> Cost:
-        """Return what is spent or reserved."""
-        row = self._store.one("SELECT forwards, queries, price_micros FROM head")
-        assert row is not None
-        return Cost(*row)
-
-    def wall_seconds(self) -> float:
-        """Return the wall time of the sessions before this one and of this one so far, in seconds."""
-        return self._wall_before + max(0.0, self._clock() - self._store.opened_at)
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the book, each fault naming its row; empty for a book that verifies."""
-        return self._store.faults()
-
-    def _guarantees(self) -> Guarantees | None:
-        row = self._store.one("SELECT idempotency, exact_cost, receipts FROM guarantees ORDER BY entry DESC LIMIT 1")
-        if row is None:
-            return None
-        return Guarantees(idempotency=bool(row[0]), exact_cost=bool(row[1]), receipts=bool(row[2]))
-
-    def _find(self, name: str) -> Operation | None:
-        row = self._store.one(OPERATIONS_QUERY.format(reply="s.reply") + " WHERE o.name = ?", name)
-        return None if row is None else operation_of(row)
-
     def _take_over(self, found: Operation) -> Operation:
         """Return an operation from before.
 
@@ -287,7 +184,7 @@ class Ledger:
 
     def _state_of(self, operation: Operation) -> Operation:
         """Return the operation as the book has it now: another thread or process may have been there."""
-        now = self._find(operation.name)
+        now = self.find(operation.name)
         assert now is not None
         return now
 

@@ -1,3 +1,7 @@
+"""The book: reservations, their outcomes, and caps that hold whatever happens."""
+
+from __future__ import annotations
+
 import itertools
 import shutil
 import subprocess
@@ -13,45 +17,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from blackbox_ti.attempt import Attempt
 from blackbox_ti.budget import Caps, Cost
 from blackbox_ti.errors import BudgetSpentError, LedgerError, ResumeError
 from blackbox_ti.ledger import Ledger, Operation, RunIdentity
-
-IDENTITY = RunIdentity(endpoint="https://host.example", settings={"seed": 1, "dims": [2, 3]}, pictures=["aa", "bb"])
-UNIT = Cost(1, 1, 1)
-
-
-def opened(folder: Path, caps: Caps | None = None, **options: Any) -> Ledger:
-    """Return a ledger in `folder` whose run has begun."""
-    ledger = Ledger(folder / "ledger.sqlite", **options)
-    ledger.begin(IDENTITY, caps or Caps())
-    return ledger
-
-
-def reserve(ledger: Ledger, name: str, cost: Cost = UNIT, **request: Any) -> Operation:
-    """Reserve an operation whose request has these fields."""
-    return ledger.reserve(name=name, label="search/0", route="loss", request=request, cost=cost)
-
-
-def attempt(key: str | None, effect: Any = "done") -> Attempt:
-    """Return an attempt under a key."""
-    return Attempt(
-        number=1,
-        idempotency_key=key,
-        method="POST",
-        path="/v1/loss",
-        started_at=1.0,
-        latency=0.5,
-        status=200,
-        error=None,
-        effect=effect,
-        bytes_up=3,
-        bytes_down=4,
-        request_id="r",
-        retry_after=None,
-        replayed=False,
-    )
+from tests.ledgers import IDENTITY, UNIT, opened, reserve
 
 
 def test_a_book_outlives_its_process(tmp_path: Path) -> None:
@@ -185,32 +154,6 @@ def test_caps_can_be_raised_for_the_same_run(tmp_path: Path) -> None:
         ledger.begin(IDENTITY, Caps(forwards=2))
         reserve(ledger, "b")
         assert ledger.caps() == Caps(forwards=2)
-
-
-def test_wall_time_adds_up_over_sessions(tmp_path: Path) -> None:
-    """The time between sessions does not count, the time of each does."""
-    now = [1000.0]
-    with opened(tmp_path, clock=lambda: now[0]) as ledger:
-        now[0] += 30.0
-        reserve(ledger, "a")
-    now[0] += 10_000.0
-    with opened(tmp_path, Caps(wall_seconds=50.0), clock=lambda: now[0]) as ledger:
-        assert ledger.wall_seconds() == 30.0
-        now[0] += 15.0
-        reserve(ledger, "b")
-        now[0] += 10.0
-        with pytest.raises(BudgetSpentError, match="wall"):
-            reserve(ledger, "c")
-
-
-def test_attempts_are_kept_as_they_were(tmp_path: Path) -> None:
-    """An attempt comes back from the book equal, and its effect under its key."""
-    with opened(tmp_path) as ledger:
-        told = [attempt("k", "unknown"), attempt("k"), attempt(None)]
-        for one in told:
-            ledger.record_attempt(one)
-        assert [a for _, a in ledger.attempts()] == told
-        assert ledger.effects_of("k") == ["unknown", "done"]
 
 
 def test_a_missing_book_is_a_ledger_error(tmp_path: Path) -> None:
