@@ -12,34 +12,22 @@ Source: huggingface.co/docs/inference-endpoints, "Create custom Inference Handle
 from __future__ import annotations
 
 import base64
-import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar, Unpack
 
-import httpx
-import numpy as np
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict
 
-from blackbox_ti.attempt import Attempt, Call, Effect, Reply
-from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.attempt import Call, Effect, Reply
 from blackbox_ti.endpoint import Guarantees, Vocabulary
 from blackbox_ti.errors import ProtocolError, RejectedError
-from blackbox_ti.problems import ProblemInReply
-from blackbox_ti.replies import (
-    canonical_bytes,
-    check_images_reply,
-    check_loss_reply,
-    check_vocabulary_page,
-    parse_record,
-)
+from blackbox_ti.problems import ProblemInReply, has_code
+from blackbox_ti.remote import Remote, TransportArguments, check_version, key_or_fresh, told_as
+from blackbox_ti.replies import canonical_bytes, check_images_reply, check_loss_reply, parse_record
+from blackbox_ti.reply_bounds import PAGE_BYTES, RECORD_BYTES, images_bound, losses_bound
 from blackbox_ti.retry import RetryPolicy
-from blackbox_ti.transport import Transport
+from blackbox_ti.tally import Tally
+from blackbox_ti.vocabulary_pages import read_vocabulary
 from blackbox_ti.wire import (
-    PROTOCOL_VERSION,
-    Charge,
     ConceptReply,
     ConceptRequest,
     ImagesReply,
@@ -52,7 +40,6 @@ from blackbox_ti.wire import (
     UsageReply,
     VocabularyReply,
     concept_digest,
-    decode_tensor,
 )
 
 __all__ = ["HfEndpoint"]
@@ -61,10 +48,6 @@ R = TypeVar("R", bound=BaseModel)
 C = TypeVar("C", LossReply, ImagesReply)
 T = TypeVar("T")
 
-_RECORD_BYTES: Final = 1_048_576
-_PAGE_BYTES: Final = 67_108_864
-_BYTES_PER_LOSS: Final = 6
-_BYTES_PER_CANDIDATE: Final = 13_000
 # The proxy's 503 is about starting a replica; the handler's own refusals come inside a reply. A 400 is an exception
 # that left the handler, which may have been at work.
 _EFFECTS: Final[Mapping[int, Effect]] = {503: "none", 400: "unknown"}
@@ -79,7 +62,7 @@ class _Envelope(BaseModel):
     problem: Problem | None = None
 
 
-class HfEndpoint:
+class HfEndpoint(Remote[ModelCard]):
     """The endpoint at `url`, safe from many threads; every method raises the typed errors of `Transport.send`.
 
     `api_key` is a Hugging Face token. `on_attempt` hears of every try on the wire. The rest are `Transport`'s.
@@ -87,39 +70,10 @@ class HfEndpoint:
 
     guarantees = Guarantees(idempotency=False, exact_cost=False, receipts=False)
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: SecretStr | str | None = None,
-        options: ConnectionOptions | None = None,
-        policy: RetryPolicy | None = None,
-        http: httpx.BaseTransport | None = None,
-        on_attempt: Callable[[Attempt], None] | None = None,
-        rng: np.random.Generator | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._transport = Transport(
-            url,
-            api_key=SecretStr(api_key) if isinstance(api_key, str) else api_key,
-            options=options,
-            policy=policy,
-            http=http,
-            on_attempt=on_attempt,
-            rng=rng,
-            sleep=sleep,
-            clock=clock,
-        )
-        self._card: ModelCard | None = None
+    def __init__(self, url: str, **transport: Unpack[TransportArguments]) -> None:
+        super().__init__(url, **transport)
         self._pictures: dict[str, list[str]] = {}
-        self._spent = Charge(forwards=0, queries=0, price_micros=0)
-        self._lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        """The host's address, without a trailing slash."""
-        return self._transport.url
+        self._tally = Tally()
 
     def describe(self) -> ModelCard:
         """Return the model card, asked afresh; a host that is starting is waited for.
@@ -127,16 +81,10 @@ class HfEndpoint:
         Raises:
             ProtocolError: what answers there is no such handler, or speaks another version of the protocol.
         """
-        policy = self._transport.policy
-        patience = policy if self._transport.answered else replace(policy, max_malformed=3, max_unreachable=3)
-        try:
-            card = self._free(ModelCard, "model", policy=patience)
-        except (ProtocolError, RejectedError) as error:
-            message = f"no Blackbox TI handler: {self.url}; put handler.py into the model's repository ({error})"
-            raise ProtocolError(message, problem=error.problem) from error
-        if card.protocol_version != PROTOCOL_VERSION:
-            raise ProtocolError(f"{self.url} speaks another version of the protocol than {PROTOCOL_VERSION}")
-        self._card = card
+        with told_as(f"no Blackbox TI handler: {self.url}; put handler.py into the model's repository"):
+            card = self._free(ModelCard, "model", policy=self._patience())
+        check_version(card, self.url)
+        self._learned = card
         return card
 
     def register_concept(self, images: Sequence[bytes]) -> str:
@@ -162,10 +110,9 @@ class HfEndpoint:
     def losses(self, request: LossRequest, *, label: str, key: str | None = None) -> LossReply:
         """Score every candidate on every sample; pictures a replica does not know are sent with the same request."""
         del label
-        card = self._known_card()
-        candidates = next(iter(request.embeddings.values())).shape[0]
-        bound = _RECORD_BYTES + candidates * (_BYTES_PER_CANDIDATE + _BYTES_PER_LOSS * len(request.samples))
-        key = key if key is not None else uuid.uuid4().hex
+        card = self._known()
+        bound = losses_bound(request)
+        key = key_or_fresh(key)
 
         def ask(**more: Any) -> LossReply:
             return self._charged(
@@ -175,7 +122,7 @@ class HfEndpoint:
         try:
             return ask()
         except RejectedError as error:
-            lost = error.problem is not None and error.problem.code == ProblemCode.CONCEPT_NOT_FOUND
+            lost = has_code(error, {ProblemCode.CONCEPT_NOT_FOUND})
             if not lost or request.concept not in self._pictures:
                 raise
             return ask(pictures=self._pictures[request.concept])
@@ -183,41 +130,25 @@ class HfEndpoint:
     def images(self, request: ImagesRequest, *, label: str, key: str | None = None) -> ImagesReply:
         """Make pictures."""
         del label
-        card = self._known_card()
-        bound = _RECORD_BYTES + len(request.items) * (_BYTES_PER_CANDIDATE + card.limits.max_image_bytes * 4 // 3)
-        key = key if key is not None else uuid.uuid4().hex
+        card = self._known()
+        bound = images_bound(request, card.limits)
+        key = key_or_fresh(key)
         return self._charged(
             ImagesReply, "images", request, key, bound, lambda reply: check_images_reply(request, reply, card)
         )
 
     def vocabulary(self, encoder: str) -> Vocabulary | None:
         """Return an encoder's token table, or None where the host does not offer it."""
-        try:
-            pages = list(self._vocabulary_pages(encoder))
-        except RejectedError as error:
-            if error.problem is not None and error.problem.code == ProblemCode.NOT_OFFERED:
-                return None
-            raise
-        tokens = tuple(token for page in pages for token in page.tokens)
-        return Vocabulary(tokens, np.concatenate([decode_tensor(page.embeddings) for page in pages]))
+
+        def ask(offset: int) -> VocabularyReply:
+            inputs = {"encoder": encoder, "offset": offset}
+            return self._free(VocabularyReply, "vocabulary", inputs, max_reply_bytes=PAGE_BYTES)
+
+        return read_vocabulary(ask, encoder, self._known(), absent={ProblemCode.NOT_OFFERED})
 
     def usage(self) -> UsageReply:
         """Return what was done for this client object by its own count: the host keeps no book."""
-        spent = self._spent
-        return UsageReply(
-            account="counted by the client",
-            forwards=spent.forwards,
-            queries=spent.queries,
-            price_micros=spent.price_micros,
-            currency=self._known_card().prices.currency,
-        )
-
-    def close(self) -> None:
-        """Let go of connections."""
-        self._transport.close()
-
-    def _known_card(self) -> ModelCard:
-        return self._card if self._card is not None else self.describe()
+        return self._tally.usage("counted by the client", self._known().prices.currency)
 
     def _send(self, call: Call, parse: Callable[[dict[str, Any]], T], *, policy: RetryPolicy | None = None) -> T:
         return self._transport.send(call, lambda reply: parse(_opened(reply)), policy=policy)
@@ -230,7 +161,7 @@ class HfEndpoint:
         *,
         check: Callable[[R], None] = lambda _: None,
         policy: RetryPolicy | None = None,
-        max_reply_bytes: int = _RECORD_BYTES,
+        max_reply_bytes: int = RECORD_BYTES,
     ) -> R:
         """Ask what costs nothing and may be repeated."""
         call = Call(method="POST", path="/", body=_body(inputs or {}, task=task), max_reply_bytes=max_reply_bytes)
@@ -269,29 +200,8 @@ class HfEndpoint:
             return reply
 
         reply = self._send(call, parse)
-        self._count(reply.charge)
+        self._tally.count(reply.charge)
         return reply
-
-    def _count(self, charge: Charge) -> None:
-        with self._lock:
-            before = self._spent
-            self._spent = Charge(
-                forwards=before.forwards + charge.forwards,
-                queries=before.queries + charge.queries,
-                price_micros=before.price_micros + charge.price_micros,
-            )
-
-    def _vocabulary_pages(self, encoder: str) -> Iterator[VocabularyReply]:
-        """Yield the pages of a token table, each checked to follow the one before."""
-        dims = {e.name: e.dim for e in self._known_card().encoders}
-        offset, total = 0, None
-        while total is None or offset < total:
-            inputs = {"encoder": encoder, "offset": offset}
-            page = self._free(VocabularyReply, "vocabulary", inputs, max_reply_bytes=_PAGE_BYTES)
-            total = page.total if total is None else total
-            check_vocabulary_page(page, encoder=encoder, offset=offset, total=total, dim=dims.get(encoder))
-            yield page
-            offset += len(page.tokens)
 
 
 def _body(inputs: BaseModel | Mapping[str, Any], **parameters: Any) -> bytes:

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import base64
-import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-import httpx
-import numpy as np
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
-from blackbox_ti.attempt import Attempt, Call
-from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.attempt import Call
 from blackbox_ti.endpoint import Vocabulary
-from blackbox_ti.errors import AuthError, ProtocolError, RejectedError
-from blackbox_ti.replies import (
-    canonical_bytes,
-    check_images_reply,
-    check_loss_reply,
-    check_receipt,
-    check_vocabulary_page,
-    parse_record,
-)
+from blackbox_ti.errors import ProtocolError, RejectedError
+from blackbox_ti.problems import has_code
+from blackbox_ti.remote import Remote, check_version, key_or_fresh, told_as
+from blackbox_ti.replies import canonical_bytes, check_images_reply, check_loss_reply, check_receipt, parse_record
+from blackbox_ti.reply_bounds import PAGE_BYTES, RECORD_BYTES, images_bound, losses_bound
 from blackbox_ti.retry import RetryPolicy
-from blackbox_ti.transport import Transport
+from blackbox_ti.vocabulary_pages import read_vocabulary
 from blackbox_ti.wire import (
-    PROTOCOL_VERSION,
     ConceptReply,
     ConceptRequest,
     ImagesReply,
@@ -42,57 +31,21 @@ from blackbox_ti.wire import (
     ReceiptsReply,
     UsageReply,
     VocabularyReply,
-    decode_tensor,
 )
 
 __all__ = ["HttpEndpoint"]
 
 R = TypeVar("R", bound=BaseModel)
 
-_RECORD_BYTES: Final = 1_048_576
-_PAGE_BYTES: Final = 67_108_864
 _MAX_RECEIPTS: Final = 10_000_000
-_BYTES_PER_LOSS: Final = 6
-_BYTES_PER_CANDIDATE: Final = 13_000
 _NOT_OFFERED: Final = frozenset({ProblemCode.NOT_OFFERED, ProblemCode.NOT_FOUND, ProblemCode.FORBIDDEN})
 
 
-class HttpEndpoint:
+class HttpEndpoint(Remote[ModelCard]):
     """A host at `url`; every method raises the typed errors of `Transport.send` and is safe from many threads.
 
     `on_attempt` hears of every try on the wire. The other arguments are `Transport`'s.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: SecretStr | str | None = None,
-        options: ConnectionOptions | None = None,
-        policy: RetryPolicy | None = None,
-        http: httpx.BaseTransport | None = None,
-        on_attempt: Callable[[Attempt], None] | None = None,
-        rng: np.random.Generator | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._transport = Transport(
-            url,
-            api_key=SecretStr(api_key) if isinstance(api_key, str) else api_key,
-            options=options,
-            policy=policy,
-            http=http,
-            on_attempt=on_attempt,
-            rng=rng,
-            sleep=sleep,
-            clock=clock,
-        )
-        self._card: ModelCard | None = None
-
-    @property
-    def url(self) -> str:
-        """The host's address, without a trailing slash."""
-        return self._transport.url
 
     def describe(self) -> ModelCard:
         """Return the model card, asked afresh.
@@ -102,22 +55,16 @@ class HttpEndpoint:
         Raises:
             ProtocolError: what answers is not a Blackbox TI endpoint, or speaks another version of the protocol.
         """
-        policy = self._transport.policy
-        patience = policy if self._transport.answered else replace(policy, max_malformed=3, max_unreachable=3)
-        try:
-            card = self._get(ModelCard, "/v1/model", policy=patience)
-        except (ProtocolError, RejectedError) as error:
-            message = f"not a Blackbox TI endpoint: {self.url}; check the address ({error})"
-            raise ProtocolError(message, problem=error.problem) from error
-        if card.protocol_version != PROTOCOL_VERSION:
-            raise ProtocolError(f"{self.url} speaks another version of the protocol than {PROTOCOL_VERSION}")
-        self._card = card
+        with told_as(f"not a Blackbox TI endpoint: {self.url}; check the address"):
+            card = self._get(ModelCard, "/v1/model", policy=self._patience())
+        check_version(card, self.url)
+        self._learned = card
         return card
 
     def register_concept(self, images: Sequence[bytes]) -> str:
         """Send the reference images (PNG, JPEG or WebP files) and return the concept's id."""
         request = ConceptRequest(images=[base64.b64encode(image).decode("ascii") for image in images])
-        call = Call(method="POST", path="/v1/concepts", body=canonical_bytes(request), max_reply_bytes=_RECORD_BYTES)
+        call = Call(method="POST", path="/v1/concepts", body=canonical_bytes(request), max_reply_bytes=RECORD_BYTES)
 
         def parse(body: bytes) -> ConceptReply:
             reply = parse_record(ConceptReply, body)
@@ -133,15 +80,14 @@ class HttpEndpoint:
         try:
             self._transport.send(call, lambda _: None)
         except RejectedError as error:
-            if error.problem is None or error.problem.code != ProblemCode.CONCEPT_NOT_FOUND:
+            if not has_code(error, {ProblemCode.CONCEPT_NOT_FOUND}):
                 raise
 
     def losses(self, request: LossRequest, *, label: str, key: str | None = None) -> LossReply:
         """Score every candidate on every sample."""
         del label
-        card = self._known_card()
-        candidates = next(iter(request.embeddings.values())).shape[0]
-        bound = _RECORD_BYTES + candidates * (_BYTES_PER_CANDIDATE + _BYTES_PER_LOSS * len(request.samples))
+        card = self._known()
+        bound = losses_bound(request)
 
         def check(reply: LossReply, key: str, body: bytes) -> None:
             check_loss_reply(request, reply, card)
@@ -152,8 +98,8 @@ class HttpEndpoint:
     def images(self, request: ImagesRequest, *, label: str, key: str | None = None) -> ImagesReply:
         """Make pictures."""
         del label
-        card = self._known_card()
-        bound = _RECORD_BYTES + len(request.items) * (_BYTES_PER_CANDIDATE + card.limits.max_image_bytes * 4 // 3)
+        card = self._known()
+        bound = images_bound(request, card.limits)
 
         def check(reply: ImagesReply, key: str, body: bytes) -> None:
             check_images_reply(request, reply, card)
@@ -163,14 +109,12 @@ class HttpEndpoint:
 
     def vocabulary(self, encoder: str) -> Vocabulary | None:
         """Return an encoder's token table, or None where the host does not offer it."""
-        try:
-            pages = list(self._vocabulary_pages(encoder))
-        except (RejectedError, AuthError) as error:
-            if error.problem is not None and error.problem.code in _NOT_OFFERED:
-                return None
-            raise
-        tokens = tuple(token for page in pages for token in page.tokens)
-        return Vocabulary(tokens, np.concatenate([decode_tensor(page.embeddings) for page in pages]))
+
+        def ask(offset: int) -> VocabularyReply:
+            path, at = "/v1/vocabulary", str(offset)
+            return self._get(VocabularyReply, path, max_reply_bytes=PAGE_BYTES, encoder=encoder, offset=at)
+
+        return read_vocabulary(ask, encoder, self._known(), absent=_NOT_OFFERED)
 
     def usage(self) -> UsageReply:
         """Return what the account spent."""
@@ -181,19 +125,12 @@ class HttpEndpoint:
         receipts: list[Receipt] = []
         after: int | None = 0
         while after is not None:
-            page = self._get(ReceiptsReply, "/v1/receipts", max_reply_bytes=_PAGE_BYTES, after=str(after))
+            page = self._get(ReceiptsReply, "/v1/receipts", max_reply_bytes=PAGE_BYTES, after=str(after))
             receipts += page.receipts
             if page.next_after is not None and (page.next_after <= after or len(receipts) > _MAX_RECEIPTS):
                 raise ProtocolError("the host's receipts do not come to an end")
             after = page.next_after
         return receipts
-
-    def close(self) -> None:
-        """Let go of connections."""
-        self._transport.close()
-
-    def _known_card(self) -> ModelCard:
-        return self._card if self._card is not None else self.describe()
 
     def _get(
         self,
@@ -201,7 +138,7 @@ class HttpEndpoint:
         path: str,
         *,
         policy: RetryPolicy | None = None,
-        max_reply_bytes: int = _RECORD_BYTES,
+        max_reply_bytes: int = RECORD_BYTES,
         **query: str,
     ) -> R:
         call = Call(method="GET", path=path, query=query, max_reply_bytes=max_reply_bytes)
@@ -218,7 +155,7 @@ class HttpEndpoint:
         check: Callable[[R, str, bytes], None],
     ) -> R:
         body = canonical_bytes(request)
-        key = key if key is not None else uuid.uuid4().hex
+        key = key_or_fresh(key)
         call = Call(method="POST", path=path, body=body, idempotency_key=key, max_reply_bytes=max_reply_bytes)
 
         def parse(raw: bytes) -> R:
@@ -227,16 +164,3 @@ class HttpEndpoint:
             return reply
 
         return self._transport.send(call, lambda reply: parse(reply.body))
-
-    def _vocabulary_pages(self, encoder: str) -> Iterator[VocabularyReply]:
-        """Yield the pages of a token table, each checked to follow the one before."""
-        dims = {e.name: e.dim for e in self._known_card().encoders}
-        offset, total = 0, None
-        while total is None or offset < total:
-            page = self._get(
-                VocabularyReply, "/v1/vocabulary", max_reply_bytes=_PAGE_BYTES, encoder=encoder, offset=str(offset)
-            )
-            total = page.total if total is None else total
-            check_vocabulary_page(page, encoder=encoder, offset=offset, total=total, dim=dims.get(encoder))
-            yield page
-            offset += len(page.tokens)

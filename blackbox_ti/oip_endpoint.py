@@ -8,21 +8,13 @@ whose outcome is not known is not repeated here, and the cost is what the reques
 from __future__ import annotations
 
 import base64
-import hashlib
-import threading
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import SecretStr
 
-from blackbox_ti.attempt import Attempt, Call, Reply
-from blackbox_ti.connection import ConnectionOptions
+from blackbox_ti.attempt import Call, Reply
 from blackbox_ti.endpoint import Guarantees, Vocabulary
 from blackbox_ti.errors import InputError, ProtocolError, RejectedError, WireError
 from blackbox_ti.oip_card import CHARGE_EXTENSION, IDEMPOTENCY_EXTENSION, ModelKind, card_of, told_card
@@ -31,9 +23,11 @@ from blackbox_ti.oip_host import OipHost, infer_message, model_path
 from blackbox_ti.oip_mapping import EncoderEntry, ImagesModel, LossModel, OipMapping, contract, signature_of
 from blackbox_ti.oip_tensors import image_tensors, loss_tensors, losses_of, pictures_of, ranking_of
 from blackbox_ti.oip_wire import HEADER_LENGTH_HEADER, InferReply, ModelMetadata, ServerMetadata, split_body
-from blackbox_ti.replies import check_images_reply, check_loss_reply
+from blackbox_ti.remote import Remote, TransportArguments, key_or_fresh, told_as
+from blackbox_ti.replies import check_images_reply, check_loss_reply, count_candidates
+from blackbox_ti.reply_bounds import RECORD_BYTES, images_bound, losses_bound
 from blackbox_ti.retry import RetryPolicy
-from blackbox_ti.transport import Transport
+from blackbox_ti.tally import Tally
 from blackbox_ti.wire import (
     ImagesReply,
     ImagesRequest,
@@ -42,6 +36,7 @@ from blackbox_ti.wire import (
     ModelCard,
     Rejection,
     UsageReply,
+    concept_digest,
     encode_tensor,
     images_cost,
     loss_cost,
@@ -53,57 +48,25 @@ T = TypeVar("T")
 R = TypeVar("R", LossReply, ImagesReply)
 Arrays = Mapping[str, NDArray[Any]]
 
-_RECORD_BYTES: Final = 1_048_576
 _BYTES_PER_LOSS: Final = 40
-_BYTES_PER_CANDIDATE: Final = 13_000
 
 
-class OipEndpoint:
+class OipEndpoint(Remote[OipHost]):
     """A host at `url` whose tensors `mapping` names; every method raises `Transport.send`'s errors and is thread-safe.
 
     Without a mapping the host has to describe itself, as our own server does. The other arguments are `Transport`'s.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        mapping: OipMapping | None = None,
-        api_key: SecretStr | str | None = None,
-        options: ConnectionOptions | None = None,
-        policy: RetryPolicy | None = None,
-        http: httpx.BaseTransport | None = None,
-        on_attempt: Callable[[Attempt], None] | None = None,
-        rng: np.random.Generator | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._transport = Transport(
-            url,
-            api_key=SecretStr(api_key) if isinstance(api_key, str) else api_key,
-            options=options,
-            policy=policy,
-            http=http,
-            on_attempt=on_attempt,
-            rng=rng,
-            sleep=sleep,
-            clock=clock,
-        )
+    def __init__(self, url: str, *, mapping: OipMapping | None = None, **transport: Unpack[TransportArguments]) -> None:
+        super().__init__(url, **transport)
         self._mapping = mapping
         self._pictures: dict[str, Sequence[bytes]] = {}
-        self._host: OipHost | None = None
-        self._spent = [0, 0, 0]
-        self._lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        """The host's address, without a trailing slash."""
-        return self._transport.url
+        self._tally = Tally()
 
     @property
     def guarantees(self) -> Guarantees:
         """What the host declared; nothing before it was asked."""
-        extensions = self._host.extensions if self._host is not None else frozenset()
+        extensions = self._learned.extensions if self._learned is not None else frozenset()
         return Guarantees(
             idempotency=IDEMPOTENCY_EXTENSION in extensions, exact_cost=CHARGE_EXTENSION in extensions, receipts=False
         )
@@ -115,22 +78,18 @@ class OipEndpoint:
             ProtocolError: what answers does not speak the protocol.
             InputError: the mapping and the metadata disagree, or leave something open; the message says what.
         """
-        policy = self._transport.policy
-        patience = policy if self._transport.answered else replace(policy, max_malformed=3, max_unreachable=3)
-        try:
+        patience = self._patience()
+        with told_as(f"{self.url} does not speak the Open Inference Protocol; check the address"):
             server = self._get("/v2", ServerMetadata.parse, patience)
-        except (ProtocolError, RejectedError, WireError) as error:
-            message = f"{self.url} does not speak the Open Inference Protocol; check the address ({error})"
-            raise ProtocolError(message, problem=getattr(error, "problem", None)) from error
         self._get("/v2/health/ready", lambda _: None, patience)
-        self._host = self._described(server)
-        return self._host.card
+        self._learned = self._described(server)
+        return self._learned.card
 
     def register_concept(self, images: Sequence[bytes]) -> str:
         """Keep the reference images, to be sent with each request for losses; nothing is sent now."""
-        digest = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in images)).hexdigest()
-        self._pictures[digest] = tuple(images)
-        return digest
+        concept = concept_digest(images)
+        self._pictures[concept] = tuple(images)
+        return concept
 
     def delete_concept(self, concept: str) -> None:
         """Send the pictures no more."""
@@ -144,9 +103,9 @@ class OipEndpoint:
         pictures = self._pictures.get(request.concept)
         if pictures is None:
             raise InputError("no such concept here; register its pictures first")
-        candidates, n = next(iter(request.embeddings.values())).shape[0], len(request.samples)
+        candidates, n = count_candidates(request), len(request.samples)
         tensors = loss_tensors(request, pictures, model, signature, host.card.resolution)
-        bound = _RECORD_BYTES + candidates * (_BYTES_PER_CANDIDATE + _BYTES_PER_LOSS * n)
+        bound = losses_bound(request, bytes_per_loss=_BYTES_PER_LOSS)
 
         def reply(outputs: Arrays, parameters: Mapping[str, Any]) -> LossReply:
             kept, answer = _answer(outputs, model, candidates, n)
@@ -166,7 +125,7 @@ class OipEndpoint:
         model, signature = host.images
         tensors = image_tensors(request, model, signature, host.card.resolution)
         items, limits = request.items, host.card.limits
-        bound = _RECORD_BYTES + len(items) * (_BYTES_PER_CANDIDATE + limits.max_image_bytes * 4 // 3)
+        bound = images_bound(request, limits)
 
         def reply(outputs: Arrays, parameters: Mapping[str, Any]) -> ImagesReply:
             files = pictures_of(outputs, model, len(items), limits.max_image_pixels)
@@ -190,20 +149,7 @@ class OipEndpoint:
 
     def usage(self) -> UsageReply:
         """Return what this endpoint's calls came to; the host keeps no account."""
-        with self._lock:
-            forwards, queries, price = self._spent
-        currency = self._known().card.prices.currency
-        return UsageReply(account="", forwards=forwards, queries=queries, price_micros=price, currency=currency)
-
-    def close(self) -> None:
-        """Let go of connections."""
-        self._transport.close()
-
-    def _known(self) -> OipHost:
-        if self._host is None:
-            self.describe()
-        assert self._host is not None
-        return self._host
+        return self._tally.usage("", self._known().card.prices.currency)
 
     def _described(self, server: ServerMetadata) -> OipHost:
         """Return the host's models, by the mapping or by the host's own word."""
@@ -236,7 +182,7 @@ class OipEndpoint:
             raise InputError(f"the host has no model {model.model!r}, which the mapping names ({error})") from error
 
     def _get(self, path: str, parse: Callable[[bytes], T], policy: RetryPolicy | None = None) -> T:
-        call = Call(method="GET", path=path, max_reply_bytes=_RECORD_BYTES)
+        call = Call(method="GET", path=path, max_reply_bytes=RECORD_BYTES)
         return self._transport.send(call, lambda reply: parse(reply.body), policy=policy)
 
     def _infer(
@@ -248,7 +194,7 @@ class OipEndpoint:
         key: str | None,
         max_reply_bytes: int,
     ) -> R:
-        key = key if key is not None else uuid.uuid4().hex
+        key = key_or_fresh(key)
         message = infer_message(model, tensors, key, binary=self._known().binary)
         call = Call(
             method="POST",
@@ -268,9 +214,7 @@ class OipEndpoint:
             return make(decode_tensors(record.outputs, payload), record.parameters or {})
 
         answer = self._transport.send(call, parse)
-        with self._lock:
-            for place, amount in enumerate((answer.charge.forwards, answer.charge.queries, answer.charge.price_micros)):
-                self._spent[place] += amount
+        self._tally.count(answer.charge)
         return answer
 
 

@@ -17,7 +17,8 @@ from blackbox_ti.errors import ImageError, InputError, ProtocolError
 from blackbox_ti.oip_codec import DATATYPES, bytes_array
 from blackbox_ti.oip_mapping import ImagesModel, LossModel, Signature
 from blackbox_ti.oip_wire import TensorMetadata
-from blackbox_ti.wire import ImagesRequest, LossRequest, Tensor, decode_tensor
+from blackbox_ti.replies import count_candidates
+from blackbox_ti.wire import ImagesRequest, LossRequest, decode_tensor
 
 __all__ = ["image_tensors", "loss_tensors", "losses_of", "pictures_of", "ranking_of"]
 
@@ -35,7 +36,7 @@ def loss_tensors(
         InputError: a value does not fit the shape or datatype that the model declares.
     """
     inputs, samples = model.inputs, request.samples
-    candidates, n = _candidates(request.embeddings), len(samples)
+    candidates, n = count_candidates(request), len(samples)
     rows = model.layout == "rows"
     image = np.array([s.image for s in samples], np.int64)
     prompt = np.array([s.prompt for s in samples], np.int64)
@@ -145,10 +146,6 @@ def pictures_of(outputs: Mapping[str, Array], model: ImagesModel, items: int, ma
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype.kind not in "uf" or images[0, ..., 0].size > max_pixels:
         raise ProtocolError(f"the host's pictures have shape {images.shape}; expected (items, height, width, 3)")
     return [encode_png(Image.fromarray(picture)) for picture in _as_bytes(images)]
-
-
-def _candidates(embeddings: Mapping[str, Tensor]) -> int:
-    return next(iter(embeddings.values())).shape[0]
 
 
 def _put(made: dict[str, Array], name: str | None, array: Array) -> None:

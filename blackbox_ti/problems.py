@@ -6,6 +6,7 @@ terminal or a log sees it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_PROBLEM_BYTES",
     "ProblemInReply",
     "error_from",
+    "has_code",
     "is_retryable",
     "parse_problem",
     "printable",
@@ -125,6 +127,11 @@ def error_from(status: int, problem: Problem | None) -> BlackboxTIError:
     request = f" (request {printable(problem.request_id, 80)})" if problem.request_id else ""
     advice = f"; {_ADVICE[kind]}" if kind in _ADVICE else ""
     return kind(f"the host answered {status} {printable(problem.code, 80)}: {told}{request}{advice}", problem=problem)
+
+
+def has_code(error: EndpointError, codes: Collection[str]) -> bool:
+    """Return whether the host's own account of an error names one of these codes."""
+    return error.problem is not None and error.problem.code in codes
 
 
 def _error_without_problem(status: int) -> BlackboxTIError:

@@ -41,6 +41,7 @@ __all__ = [
     "check_loss_reply",
     "check_receipt",
     "check_vocabulary_page",
+    "count_candidates",
     "decode_png",
     "parse_record",
     "price_of",
@@ -82,7 +83,7 @@ def parse_record(kind: type[R], body: bytes) -> R:
 
 def check_loss_reply(request: LossRequest, reply: LossReply, card: ModelCard) -> None:
     """Check that every candidate is answered once, in order, with finite losses or a ranking, at the exact price."""
-    asked = _count_candidates(request)
+    asked = count_candidates(request)
     _check_answered(reply.candidates, reply.rejected, asked)
     if card.reply_mode == "rank":
         _check_ranking(reply)
@@ -93,7 +94,7 @@ def check_loss_reply(request: LossRequest, reply: LossReply, card: ModelCard) ->
 
 def check_images_reply(request: ImagesRequest, reply: ImagesReply, card: ModelCard) -> None:
     """Check that every item has its picture, of the size asked and safe to decode, at the exact price."""
-    rejected = _rejected_candidates(reply.rejected, _count_candidates(request))
+    rejected = _rejected_candidates(reply.rejected, count_candidates(request))
     if len(reply.images) != len(request.items):
         raise ProtocolError(f"the host sent {len(reply.images)} pictures for {len(request.items)} items")
     size = (request.width or card.resolution, request.height or card.resolution)
@@ -142,7 +143,8 @@ def check_vocabulary_page(page: VocabularyReply, *, encoder: str, offset: int, t
         raise ProtocolError("the host's vocabulary does not have one finite embedding a token")
 
 
-def _count_candidates(request: LossRequest | ImagesRequest) -> int:
+def count_candidates(request: LossRequest | ImagesRequest) -> int:
+    """Return how many candidates a request holds."""
     return next(iter(request.embeddings.values())).shape[0]
 
 

@@ -14,7 +14,7 @@ from blackbox_ti.errors import (
     ProtocolError,
     RejectedError,
 )
-from blackbox_ti.problems import BUSY_STATUSES, error_from, is_retryable, parse_problem, printable
+from blackbox_ti.problems import BUSY_STATUSES, error_from, has_code, is_retryable, parse_problem, printable
 from blackbox_ti.wire import Problem, ProblemCode
 
 
@@ -156,3 +156,11 @@ def test_other_protocols_errors_are_told(status: int, kind: type[Exception]) -> 
 def test_an_error_that_is_no_text_is_no_problem() -> None:
     """Nested errors are not guessed at."""
     assert parse_problem(400, b'{"error": {"a": 1}}') is None
+
+
+def test_an_error_is_known_by_the_hosts_own_code() -> None:
+    """Where the host gave no account of it, it has no code."""
+    told = RejectedError("no", problem=Problem(status=404, code="concept_not_found"))
+    assert has_code(told, {ProblemCode.CONCEPT_NOT_FOUND, ProblemCode.NOT_OFFERED})
+    assert not has_code(told, {ProblemCode.NOT_OFFERED})
+    assert not has_code(RejectedError("no"), {ProblemCode.CONCEPT_NOT_FOUND})

@@ -19,6 +19,7 @@ from blackbox_ti.replies import (
     check_images_reply,
     check_loss_reply,
     check_receipt,
+    count_candidates,
     parse_record,
     price_of,
     receipt_bytes,
@@ -262,3 +263,10 @@ def test_any_body_is_a_record_or_a_protocol_error(body: bytes) -> None:
     """A body that is not the record, however broken, is told as such."""
     with pytest.raises(ProtocolError, match="LossReply"):
         parse_record(LossReply, body)
+
+
+def test_candidates_are_counted_in_any_encoders_tensor() -> None:
+    """The first axis is theirs, whatever the encoders are called."""
+    assert count_candidates(REQUEST) == 3
+    other = REQUEST.model_copy(update={"embeddings": {"other": encode_tensor(np.zeros((5, 2, 4)))}})
+    assert count_candidates(other) == 5
