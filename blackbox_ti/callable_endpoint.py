@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
@@ -12,13 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from blackbox_ti.concept import decode_image, encode_png
-from blackbox_ti.endpoint import Guarantees, Vocabulary
+from blackbox_ti.concept import decode_image
+from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import EndpointError, InputError, ProtocolError, RejectedError
-from blackbox_ti.replies import check_images_reply, check_loss_reply
+from blackbox_ti.local import Local, charge_of, decoded, encoded
+from blackbox_ti.replies import check_images_reply, check_loss_reply, count_candidates
 from blackbox_ti.wire import (
     PROTOCOL_VERSION,
-    Charge,
     Encoder,
     ImagesReply,
     ImagesRequest,
@@ -27,9 +25,7 @@ from blackbox_ti.wire import (
     LossRequest,
     ModelCard,
     Rejection,
-    Tensor,
-    UsageReply,
-    decode_tensor,
+    concept_digest,
     encode_tensor,
     images_cost,
     loss_cost,
@@ -43,7 +39,7 @@ LossesFunction = Callable[[Embeddings, LossRequest, Sequence[Image.Image]], Arra
 ImagesFunction = Callable[[Embeddings, ImagesRequest], Sequence[Image.Image | None]]
 
 
-class CallableEndpoint:
+class CallableEndpoint(Local[list[Image.Image]]):
     """`losses` and `images`, either or both, behind the `Endpoint` protocol; they are called one at a time.
 
     `losses(embeddings, request, references)` returns (B, n) for embeddings (B, T, D) by encoder, the n samples of
@@ -56,8 +52,6 @@ class CallableEndpoint:
         InputError: neither callable is given, or there is no encoder.
     """
 
-    guarantees = Guarantees(receipts=False)
-
     def __init__(
         self,
         *,
@@ -68,6 +62,7 @@ class CallableEndpoint:
         name: str = "callable",
         limits: Limits | None = None,
     ) -> None:
+        super().__init__()
         if losses is None and images is None:
             raise InputError("a callable endpoint needs a function for losses, for images, or both")
         if not encoders:
@@ -75,9 +70,6 @@ class CallableEndpoint:
         self._losses, self._images, self._encoders = losses, images, dict(encoders)
         self._resolution, self._name = resolution, name
         self._limits = limits or Limits(max_forwards=65_536, max_samples=4096, max_candidates=4096, max_images=4096)
-        self._references: dict[str, list[Image.Image]] = {}
-        self._forwards = self._queries = 0
-        self._lock = threading.Lock()
 
     def describe(self) -> ModelCard:
         """Return the model card; its fingerprint is of the name alone, since code has none."""
@@ -98,13 +90,9 @@ class CallableEndpoint:
 
     def register_concept(self, images: Sequence[bytes]) -> str:
         """Keep the reference images for `losses`, and return their id."""
-        concept = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in images)).hexdigest()
-        self._references[concept] = [decode_image(data, "reference picture") for data in images]
+        concept = concept_digest(images)
+        self._concepts[concept] = [decode_image(data, "reference picture") for data in images]
         return concept
-
-    def delete_concept(self, concept: str) -> None:
-        """Forget the concept."""
-        self._references.pop(concept, None)
 
     def losses(self, request: LossRequest, *, label: str, key: str | None = None) -> LossReply:
         """Score every candidate on every sample.
@@ -116,12 +104,10 @@ class CallableEndpoint:
         del label, key
         if self._losses is None:
             raise RejectedError("this endpoint has no function for losses")
-        if request.concept not in self._references:
-            raise RejectedError("no such concept here; register the pictures first")
-        references, embeddings = self._references[request.concept], _decoded(request.embeddings)
+        references, embeddings = self._concept(request.concept), decoded(request.embeddings)
         function = self._losses
         table = np.asarray(self._called(lambda: function(embeddings, request, references)), dtype=np.float32)
-        count = next(iter(embeddings.values())).shape[0]
+        count = count_candidates(request)
         if table.shape != (count, len(request.samples)):
             raise ProtocolError(f"the function for losses returned {table.shape}, not {(count, len(request.samples))}")
         good = [c for c in range(count) if np.isfinite(table[c]).all()]
@@ -129,10 +115,10 @@ class CallableEndpoint:
             candidates=good,
             losses=encode_tensor(table[good]),
             rejected=[_rejection(c, "a loss is not finite") for c in range(count) if c not in good],
-            charge=_charge(loss_cost(len(good), len(request.samples))),
+            charge=charge_of(loss_cost(len(good), len(request.samples))),
         )
         check_loss_reply(request, reply, self.describe())
-        self._count(reply.charge)
+        self._tally.count(reply.charge)
         return reply
 
     def images(self, request: ImagesRequest, *, label: str, key: str | None = None) -> ImagesReply:
@@ -145,7 +131,7 @@ class CallableEndpoint:
         del label, key
         if self._images is None:
             raise RejectedError("this endpoint has no function for images")
-        embeddings, function = _decoded(request.embeddings), self._images
+        embeddings, function = decoded(request.embeddings), self._images
         pictures = list(self._called(lambda: function(embeddings, request)))
         if len(pictures) != len(request.items):
             raise ProtocolError(f"the function returned {len(pictures)} pictures for {len(request.items)} items")
@@ -154,12 +140,12 @@ class CallableEndpoint:
             sum(picture is not None for picture in pictures), request.num_inference_steps, request.guidance_scale
         )
         reply = ImagesReply(
-            images=[None if picture is None else _encoded(picture) for picture in pictures],
+            images=[None if picture is None else encoded(picture.convert("RGB")) for picture in pictures],
             rejected=[_rejection(c, "no picture was made of it") for c in sorted(refused)],
-            charge=_charge(cost),
+            charge=charge_of(cost),
         )
         check_images_reply(request, reply, self.describe())
-        self._count(reply.charge)
+        self._tally.count(reply.charge)
         return reply
 
     def vocabulary(self, encoder: str) -> Vocabulary | None:
@@ -167,31 +153,13 @@ class CallableEndpoint:
         table = self._encoders[encoder]
         return table if isinstance(table, Vocabulary) else None
 
-    def usage(self) -> UsageReply:
-        """Return what was asked so far."""
-        return UsageReply(
-            account="in-process", forwards=self._forwards, queries=self._queries, price_micros=0, currency="USD"
-        )
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
     def _called(self, call: Callable[[], T]) -> T:
-        with self._lock:
+        with self._lane:
             try:
                 return call()
             except Exception as error:
                 # The function is the user's own code.
                 raise EndpointError(f"the endpoint's function failed: {type(error).__name__}: {error}") from error
-
-    def _count(self, charge: Charge) -> None:
-        with self._lock:
-            self._forwards += charge.forwards
-            self._queries += charge.queries
-
-
-def _charge(cost: tuple[int, int]) -> Charge:
-    return Charge(forwards=cost[0], queries=cost[1], price_micros=0)
 
 
 def _encoder(name: str, table: int | Vocabulary) -> Encoder:
@@ -200,14 +168,6 @@ def _encoder(name: str, table: int | Vocabulary) -> Encoder:
         return Encoder(name=name, dim=table, norm_mean=1.0, norm_std=0.0)
     norms = np.linalg.norm(table.embeddings, axis=1)
     return Encoder(name=name, dim=table.embeddings.shape[1], norm_mean=float(norms.mean()), norm_std=float(norms.std()))
-
-
-def _decoded(embeddings: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
-    return {name: decode_tensor(tensor) for name, tensor in embeddings.items()}
-
-
-def _encoded(picture: Image.Image) -> str:
-    return base64.b64encode(encode_png(picture.convert("RGB"))).decode("ascii")
 
 
 def _rejection(candidate: int, detail: str) -> Rejection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from blackbox_ti.errors import ImageError
+from blackbox_ti.wire import concept_digest
 
 __all__ = ["MAX_IMAGES", "Concept", "decode_image", "encode_png", "find_images", "load_concept", "square"]
 
@@ -122,5 +122,4 @@ def load_concept(images: Path | Sequence[Path | Image.Image], resolution: int) -
         names.append(source.name if isinstance(source, Path) else f"image {i}")
         image = decode_image(_read(source), str(source)) if isinstance(source, Path) else _flatten(source)
         pngs.append(encode_png(square(image, resolution)))
-    digest = hashlib.sha256(b"".join(hashlib.sha256(png).digest() for png in pngs)).hexdigest()
-    return Concept(names, pngs, digest)
+    return Concept(names, pngs, concept_digest(pngs))
