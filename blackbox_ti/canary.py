@@ -17,22 +17,15 @@ from typing import Any, Final
 import numpy as np
 
 from blackbox_ti.canary_plan import RIVALS
+from blackbox_ti.drift import drift, precision
 from blackbox_ti.errors import ResumeError
 from blackbox_ti.evaluation import Evaluator, Scores
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["Canary", "drift", "precision", "rivals"]
+__all__ = ["Canary", "rivals"]
 
-_EXACT: Final = 1e-5
 _WOBBLES: Final = 4.0
-
-
-def precision(card: ModelCard) -> float:
-    """Return the relative error a loss may have by the reply mode alone: float32 sums in any order, or the rounding."""
-    if card.reply_mode == "rounded" and card.reply_digits:
-        return float(max(10.0 ** (1 - card.reply_digits), _EXACT))
-    return _EXACT
 
 
 def rivals(embedding: Embedding, card: ModelCard, rng: np.random.Generator) -> Embedding:
@@ -44,20 +37,6 @@ def rivals(embedding: Embedding, card: ModelCard, rng: np.random.Generator) -> E
         steps *= encoder.norm_mean / np.linalg.norm(steps, axis=-1, keepdims=True)
         found[encoder.name] = (vectors[None] + steps).astype(np.float32)
     return found
-
-
-def drift(before: Scores, now: Scores) -> float:
-    """Return the largest relative change of a loss; infinite where other candidates fail, or the order changed."""
-    if before.losses is None or now.losses is None:
-        return 0.0 if np.array_equal(before.fitness, now.fitness) else float("inf")
-    largest = 0.0
-    for old, new in zip(before.losses, now.losses, strict=True):
-        if (old is None) != (new is None):
-            return float("inf")
-        if old is not None and new is not None:
-            scale = np.maximum(np.abs(old), np.finfo(np.float32).tiny)
-            largest = max(largest, float(np.max(np.abs(new - old) / scale)))
-    return largest
 
 
 class Canary:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_ti.attempt import Attempt
-from blackbox_ti.canary import precision
 from blackbox_ti.doctor_noise import Spread, samples_needed, spread_of
 from blackbox_ti.doctor_report import Finding, Recommendation, Status
 from blackbox_ti.doctor_tls import TlsFacts
+from blackbox_ti.drift import precision, relative_change
 from blackbox_ti.endpoint import Guarantees
 from blackbox_ti.errors import AuthError, BlackboxTIError
 from blackbox_ti.shortfalls import shortfalls
@@ -124,11 +124,9 @@ def _sameness(check: str, what: str, left: Answer, right: Answer, card: ModelCar
     if one is None or other is None:
         same = left.ranking == right.ranking
         return Finding(check, Status.OK if same else Status.LIMIT, f"{what}: {'the same' if same else 'another'} order")
-    if np.array_equal(one[0], other[0]):
-        return Finding(check, Status.OK, f"{what}: the same bits", {"drift": 0.0})
-    drift = float(np.max(np.abs(one[0] - other[0]) / np.maximum(np.abs(one[0]), np.finfo(np.float32).tiny)))
-    told = f"{what}: losses differ by {drift:.1e} of their size"
-    return Finding(check, Status.OK if drift <= precision(card) else Status.LIMIT, told, {"drift": drift})
+    change = relative_change(one[0], other[0])
+    told = f"{what}: losses differ by {change:.1e} of their size" if change else f"{what}: the same bits"
+    return Finding(check, Status.OK if change <= precision(card) else Status.LIMIT, told, {"drift": change})
 
 
 def table_of(answer: Answer) -> NDArray[np.float64] | None:
