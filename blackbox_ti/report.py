@@ -19,7 +19,8 @@ from blackbox_ti.concept import decode_image, encode_png
 from blackbox_ti.embedding import FILE_NAME, load_embedding
 from blackbox_ti.errors import BlackboxTIError, ImageError, InputError, OutputError
 from blackbox_ti.ledger import Ledger
-from blackbox_ti.report_page import Facts, PictureRow, RunRecord, render_page
+from blackbox_ti.report_facts import Facts, PictureRow, RunRecord
+from blackbox_ti.report_page import render_page
 from blackbox_ti.run_folder import LEDGER_NAME, RESULT_NAME
 from blackbox_ti.wire import ModelCard
 
