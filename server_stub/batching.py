@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from threading import Condition, Thread
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from PIL import Image
 from blackbox_ti.wire import images_cost, loss_cost
 from server_stub.engine import Engine, ImageJob, LossJob, Slice, SteppedEngine
 from server_stub.fair_queue import FairQueue
+from server_stub.lane_tasks import Call, Losses, Pictures, Share, Stepped, Task
 
 __all__ = ["Lane", "LaneClosedError", "QueueFullError"]
 
@@ -44,70 +43,6 @@ class LaneClosedError(Exception):
     """The lane takes no more work."""
 
 
-@dataclass(eq=False)
-class _Task(Generic[ResultT]):
-    """Work of `forwards` in all, done in `units`; `begun` of them are done or being done."""
-
-    account: str
-    units: int
-    forwards: int
-    future: Future[ResultT] = field(default_factory=Future)
-    begun: int = 0
-
-    @property
-    def forwards_a_unit(self) -> float:
-        return self.forwards / self.units
-
-
-class _Stepped(_Task[ResultT], ABC):
-    """A task that does its steps itself, one a unit."""
-
-    @abstractmethod
-    def step(self) -> None:
-        """Do the next unit."""
-
-
-@dataclass(eq=False)
-class _Call(_Stepped[Any]):
-    """A function, called in one step."""
-
-    function: Callable[[], Any] = field(kw_only=True)
-
-    def step(self) -> None:
-        self.future.set_result(self.function())
-
-
-@dataclass(eq=False)
-class _Pictures(_Stepped[list[Image.Image]]):
-    """Pictures, one a step."""
-
-    pictures: Iterator[Image.Image] = field(kw_only=True)
-    made: list[Image.Image] = field(default_factory=list)
-
-    def step(self) -> None:
-        self.made.append(next(self.pictures))
-        if len(self.made) == self.units:
-            self.future.set_result(self.made)
-
-
-@dataclass(eq=False)
-class _Losses(_Task[NDArray[np.float32]]):
-    """A loss job, its rows scored in micro-batches that may hold other jobs' rows too."""
-
-    job: LossJob = field(kw_only=True)
-    work: Any = None
-    scored: int = 0
-
-
-@dataclass(frozen=True)
-class _Share:
-    """Rows `start` to `stop` of a task, in one micro-batch."""
-
-    task: _Losses
-    start: int
-    stop: int
-
-
 class Lane:
     """The queue before an engine, and the thread that serves it; safe from any thread.
 
@@ -119,7 +54,7 @@ class Lane:
         self._engine = engine
         self._max_queue = max_queue
         self._clock = clock
-        self._queue: FairQueue[_Task[Any]] = FairQueue()
+        self._queue: FairQueue[Task[Any]] = FairQueue()
         self._changed = Condition()
         self._closed = False
         self._rate = _Rate()
@@ -133,7 +68,7 @@ class Lane:
             QueueFullError: too many tasks wait.
             LaneClosedError: the lane is closed.
         """
-        future: Future[ResultT] = self._queued(_Call(account, 1, forwards, function=function))
+        future: Future[ResultT] = self._queued(Call(account, 1, forwards, function=function))
         return future
 
     async def run(self, account: str, forwards: int, function: Callable[[], ResultT]) -> ResultT:
@@ -145,7 +80,7 @@ class Lane:
         candidates = len(next(iter(job.embeddings.values())))
         forwards, _ = loss_cost(candidates, len(job.samples))
         if isinstance(self._engine, SteppedEngine) and forwards:
-            return self._queued(_Losses(account, forwards, forwards, job=job))
+            return self._queued(Losses(account, forwards, forwards, job=job))
         return self.submit(account, forwards, lambda: self._engine.losses(job))
 
     def paint(self, account: str, job: ImageJob) -> Future[list[Image.Image]]:
@@ -153,7 +88,7 @@ class Lane:
         forwards, _ = images_cost(len(job.items), job.num_inference_steps, job.guidance_scale)
         if isinstance(self._engine, SteppedEngine) and job.items:
             pictures = self._engine.pictures(job)
-            return self._queued(_Pictures(account, len(job.items), forwards, pictures=pictures))
+            return self._queued(Pictures(account, len(job.items), forwards, pictures=pictures))
         return self.submit(account, forwards, lambda: self._engine.images(job))
 
     @property
@@ -177,7 +112,7 @@ class Lane:
             for task in self._queue:
                 task.future.cancel()
 
-    def _queued(self, task: _Task[ResultT]) -> Future[ResultT]:
+    def _queued(self, task: Task[ResultT]) -> Future[ResultT]:
         with self._changed:
             if self._closed:
                 raise LaneClosedError("the lane is closed; ask another host, or this one after its restart")
@@ -197,55 +132,55 @@ class Lane:
                     self._changed.wait()
             self._perform(step)
 
-    def _next_step(self) -> list[_Share] | _Stepped[Any] | None:
+    def _next_step(self) -> list[Share] | Stepped[Any] | None:
         """Take the next step out of the queue: a micro-batch of rows, or a task that does its steps itself."""
-        shares: list[_Share] = []
+        shares: list[Share] = []
         room = self._engine.micro_batch if isinstance(self._engine, SteppedEngine) else 0
         passed_over: set[str] = set()
         while (account := self._queue.next_account(passed_over)) is not None:
             task = self._queue.head(account)
             if task.begun == 0 and not task.future.set_running_or_notify_cancel():
                 self._queue.pop(account)
-            elif isinstance(task, _Losses):
+            elif isinstance(task, Losses):
                 share = self._take(task, min(room, task.units - task.begun))
                 shares.append(share)
-                room -= share.stop - share.start
+                room -= len(share)
                 if room == 0:
                     break
             elif not shares:
-                assert isinstance(task, _Stepped)
+                assert isinstance(task, Stepped)
                 self._begin(task, 1)
                 return task
             else:
                 passed_over.add(account)
         return shares or None
 
-    def _take(self, task: _Losses, rows: int) -> _Share:
-        share = _Share(task, task.begun, task.begun + rows)
+    def _take(self, task: Losses, rows: int) -> Share:
+        share = Share(task, task.begun, task.begun + rows)
         self._begin(task, rows)
         return share
 
-    def _begin(self, task: _Task[Any], units: int) -> None:
+    def _begin(self, task: Task[Any], units: int) -> None:
         self._queue.charge(task.account, units * task.forwards_a_unit)
         task.begun += units
         if task.begun == task.units:
             self._queue.pop(task.account)
 
-    def _perform(self, step: list[_Share] | _Stepped[Any]) -> None:
+    def _perform(self, step: list[Share] | Stepped[Any]) -> None:
         started = self._clock()
         if isinstance(step, list):
             self._score(step)
-            forwards = float(sum(share.stop - share.start for share in step))
+            forwards = float(sum(len(share) for share in step))
         else:
             self._guarded(step, step.step)
             forwards = step.forwards_a_unit
         self._rate.add(forwards, self._clock() - started)
 
-    def _score(self, shares: Sequence[_Share]) -> None:
+    def _score(self, shares: Sequence[Share]) -> None:
         """Score one micro-batch; where it fails, each task's rows alone, so that only the one at fault fails."""
         engine = self._engine
         assert isinstance(engine, SteppedEngine)
-        ready = [share for share in shares if self._guarded(share.task, partial(_prepare, engine, share.task))]
+        ready = [share for share in shares if self._guarded(share.task, partial(share.task.prepare, engine))]
         try:
             engine.score([Slice(share.task.work, share.start, share.stop) for share in ready])
         except Exception as error:
@@ -255,9 +190,9 @@ class Lane:
                 self._score([share])
             return
         for share in ready:
-            self._guarded(share.task, partial(_file, engine, share))
+            self._guarded(share.task, partial(share.task.file, engine, len(share)))
 
-    def _guarded(self, task: _Task[Any], step: Callable[[], None]) -> bool:
+    def _guarded(self, task: Task[Any], step: Callable[[], None]) -> bool:
         """Run a task's step and return whether the task is still sound; an error of its own fails it alone."""
         if task.future.done():
             return False
@@ -268,23 +203,11 @@ class Lane:
             return False
         return True
 
-    def _fail(self, task: _Task[Any], error: Exception) -> None:
+    def _fail(self, task: Task[Any], error: Exception) -> None:
         task.future.set_exception(error)
         with self._changed:
             if task.begun < task.units:
                 assert self._queue.pop(task.account) is task
-
-
-def _prepare(engine: SteppedEngine, task: _Losses) -> None:
-    if task.work is None:
-        task.work = engine.prepare(task.job)
-
-
-def _file(engine: SteppedEngine, share: _Share) -> None:
-    task = share.task
-    task.scored += share.stop - share.start
-    if task.scored == task.units:
-        task.future.set_result(engine.result(task.work))
 
 
 class _Rate:
