@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from blackbox_ti.attempt import Attempt
 from blackbox_ti.audit_report import AuditReport, empty_report, tabulate, waste_of
-from blackbox_ti.budget import Cost, check_caps
+from blackbox_ti.budget import Cost, check_caps, cost_of
 from blackbox_ti.connection_args import add_connection, connect
 from blackbox_ti.errors import BudgetSpentError, LedgerError
 from blackbox_ti.http_endpoint import HttpEndpoint
@@ -104,7 +104,7 @@ def _settle(ledger: Ledger, host: HostBook) -> list[str]:
             continue
         receipt = by_key.get(operation.idempotency_key)
         if receipt is not None:
-            ledger.settle(operation, charged=_cost(receipt), reply=None, receipt=receipt.model_dump_json())
+            ledger.settle(operation, charged=cost_of(receipt), reply=None, receipt=receipt.model_dump_json())
             done.append(f"{operation.name}: charged, by receipt {receipt.sequence}; its reply can still be asked for")
         elif ledger.idle_seconds(operation) >= _AT_WORK_SECONDS:
             ledger.refuse(operation, "the host has no receipt for it")
@@ -127,7 +127,7 @@ def _own_receipts(operations: Sequence[Operation]) -> tuple[dict[str, Receipt], 
 
 
 def _agrees(operation: Operation, receipt: Receipt) -> bool:
-    told = (receipt.idempotency_key, receipt.request_sha256, _cost(receipt))
+    told = (receipt.idempotency_key, receipt.request_sha256, cost_of(receipt))
     return told == (operation.idempotency_key, operation.request_sha256, operation.cost)
 
 
@@ -211,10 +211,6 @@ def _lost(operation: Operation) -> str:
 
 def _others(host: HostBook | None, keys: dict[str, str]) -> int:
     return 0 if host is None else sum(receipt.idempotency_key not in keys for receipt in host.receipts)
-
-
-def _cost(receipt: Receipt) -> Cost:
-    return Cost(receipt.forwards, receipt.queries, receipt.price_micros)
 
 
 def add_parser(subparsers: Any) -> None:

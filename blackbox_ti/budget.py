@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blackbox_ti.errors import BudgetSpentError, InputError
-from blackbox_ti.wire import Prices, images_cost, loss_cost
+from blackbox_ti.wire import Charge, Prices, Receipt, images_cost, loss_cost
 
-__all__ = ["Caps", "Cost", "check_caps", "cost_of_images", "cost_of_losses"]
+__all__ = ["Caps", "Cost", "check_caps", "cost_of", "cost_of_images", "cost_of_losses"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,13 @@ class Caps:
                 raise InputError(f"the cap on {name} must be zero or more, not {value}")
 
 
+def cost_of(charge: Charge | Receipt) -> Cost:
+    """Return what a charge came to, or the charge that a receipt is for."""
+    return Cost(charge.forwards, charge.queries, charge.price_micros)
+
+
 def _priced(cost: tuple[int, int], prices: Prices) -> Cost:
-    forwards, queries = cost
-    return Cost(forwards, queries, forwards * prices.forward_micros + queries * prices.query_micros)
+    return Cost(*cost, prices.price_of(*cost))
 
 
 def cost_of_losses(candidates: int, samples: int, prices: Prices) -> Cost:

@@ -18,7 +18,7 @@ import numpy as np
 
 from blackbox_ti import doctor_checks as checks
 from blackbox_ti.attempt import Attempt
-from blackbox_ti.budget import Cost
+from blackbox_ti.budget import Cost, cost_of
 from blackbox_ti.connection import ConnectionOptions, is_loopback
 from blackbox_ti.connection_args import add_connection, connect, connection_options
 from blackbox_ti.doctor_noise import Spread
@@ -151,7 +151,7 @@ class Probe:
         return answer
 
     def _count(self, answer: checks.Answer) -> None:
-        self._spent += Cost(answer.charge.forwards, answer.charge.queries, answer.charge.price_micros)
+        self._spent += cost_of(answer.charge)
 
     def _send(self, question: Question, key: str) -> checks.Answer:
         request = question.request

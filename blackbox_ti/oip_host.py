@@ -13,7 +13,7 @@ from blackbox_ti.oip_card import CHARGE_EXTENSION
 from blackbox_ti.oip_codec import encode_tensors
 from blackbox_ti.oip_mapping import ImagesModel, LossModel, OipMapping, Signature
 from blackbox_ti.oip_wire import BINARY_EXTENSION, InferRequest, Message, RequestedOutput, encode_message
-from blackbox_ti.replies import check_charge, price_of
+from blackbox_ti.replies import check_charge
 from blackbox_ti.wire import Charge, ModelCard
 
 __all__ = ["OipHost", "infer_message", "model_path"]
@@ -49,7 +49,7 @@ class OipHost:
 
     def charge(self, cost: tuple[int, int]) -> Charge:
         """Return a cost (forwards, queries) as a charge."""
-        return Charge(forwards=cost[0], queries=cost[1], price_micros=price_of(*cost, self.card.prices))
+        return Charge(forwards=cost[0], queries=cost[1], price_micros=self.card.prices.price_of(*cost))
 
     def charged(self, parameters: Mapping[str, Any], *, exact: tuple[int, int], sent: tuple[int, int]) -> Charge:
         """Return the host's own charge, which has to be the exact one; of a host that tells none, all that was sent."""

@@ -44,7 +44,6 @@ __all__ = [
     "count_candidates",
     "decode_png",
     "parse_record",
-    "price_of",
     "receipt_bytes",
 ]
 
@@ -62,11 +61,6 @@ def canonical_bytes(value: Any) -> bytes:
 def receipt_bytes(receipt: Receipt) -> bytes:
     """Return the bytes that a receipt's hash and signature are over."""
     return canonical_bytes(receipt.model_dump(mode="json", exclude={"hash", "signature"}))
-
-
-def price_of(forwards: int, queries: int, prices: Prices) -> int:
-    """Return a cost in millionths of the currency."""
-    return forwards * prices.forward_micros + queries * prices.query_micros
 
 
 def parse_record(kind: type[R], body: bytes) -> R:
@@ -110,7 +104,7 @@ def check_images_reply(request: ImagesRequest, reply: ImagesReply, card: ModelCa
 def check_charge(charge: Charge, cost: tuple[int, int], prices: Prices) -> None:
     """Check a charge against the (forwards, queries) it must be and the prices on the model card."""
     forwards, queries = cost
-    expected = (forwards, queries, price_of(forwards, queries, prices))
+    expected = (forwards, queries, prices.price_of(forwards, queries))
     told = (charge.forwards, charge.queries, charge.price_micros)
     if told != expected:
         raise ProtocolError(f"the host charged {told} (forwards, queries, micros) where {expected} is the exact cost")

@@ -46,6 +46,10 @@ class Prices(Record):
     forward_micros: NonNegative = 0
     query_micros: NonNegative = 0
 
+    def price_of(self, forwards: int, queries: int) -> int:
+        """Return what forwards and queries cost together, in millionths of the currency."""
+        return forwards * self.forward_micros + queries * self.query_micros
+
 
 class ModelCard(Record):
     """What `GET /v1/model` says of the endpoint.

@@ -27,7 +27,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from blackbox_ti.http_endpoint import HttpEndpoint
-from blackbox_ti.replies import canonical_bytes, price_of, receipt_bytes
+from blackbox_ti.replies import canonical_bytes, receipt_bytes
 from blackbox_ti.transport import Attempt
 from blackbox_ti.wire import (
     IDEMPOTENCY_KEY_HEADER,
@@ -198,7 +198,7 @@ class FakeHost:
 
     def _charge(self, key: str, digest: str, route: str, cost: tuple[int, int]) -> Charge:
         forwards, queries = cost
-        price = price_of(forwards, queries, self.prices)
+        price = self.prices.price_of(forwards, queries)
         unsigned = Receipt(
             sequence=len(self.receipts) + 1,
             account="fake",

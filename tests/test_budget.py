@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blackbox_ti.budget import Caps, Cost, check_caps, cost_of_images, cost_of_losses
+from blackbox_ti.budget import Caps, Cost, check_caps, cost_of, cost_of_images, cost_of_losses
 from blackbox_ti.errors import BudgetSpentError, InputError
-from blackbox_ti.wire import Prices
+from blackbox_ti.wire import Charge, Prices
 
 COUNTS = st.integers(0, 10**6)
 COSTS = st.builds(Cost, COUNTS, COUNTS, COUNTS)
@@ -19,6 +19,13 @@ def test_the_cost_of_losses_is_exact() -> None:
 def test_the_cost_of_images_is_exact(guidance: float, forwards: int) -> None:
     """A picture costs its steps, twice with guidance."""
     assert cost_of_images(2, 25, guidance, Prices(query_micros=10)) == Cost(forwards, 2, 20)
+
+
+@given(COSTS)
+def test_a_charge_comes_to_its_cost(cost: Cost) -> None:
+    """Each amount in its place."""
+    charge = Charge(forwards=cost.forwards, queries=cost.queries, price_micros=cost.price_micros)
+    assert cost_of(charge) == cost
 
 
 @given(COSTS, COSTS)

@@ -21,7 +21,6 @@ from blackbox_ti.replies import (
     check_receipt,
     count_candidates,
     parse_record,
-    price_of,
     receipt_bytes,
 )
 from blackbox_ti.wire import (
@@ -46,7 +45,7 @@ REJECTED = [Rejection(candidate=1, code="invalid_tensor", detail="x")]
 
 def charge(forwards: int, queries: int) -> Charge:
     """Return the charge the fake host's prices make of a cost."""
-    return Charge(forwards=forwards, queries=queries, price_micros=price_of(forwards, queries, CARD.prices))
+    return Charge(forwards=forwards, queries=queries, price_micros=CARD.prices.price_of(forwards, queries))
 
 
 def loss_reply(**changes: Any) -> LossReply:
