@@ -7,7 +7,7 @@ the pictures it makes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -18,8 +18,18 @@ from blackbox_ti.batching import Block, evaluate_blocks, pack
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import EndpointError, InputError, PlaceholderError, RejectedError
 from blackbox_ti.objective import BankSettings, draw_bank, fitness_of
+from blackbox_ti.problems import has_code
 from blackbox_ti.subspace import Embedding
-from blackbox_ti.wire import LossReply, LossRequest, ModelCard, ProblemCode, Sample, decode_tensor, encode_tensor
+from blackbox_ti.wire import (
+    ImagesReply,
+    LossReply,
+    LossRequest,
+    ModelCard,
+    ProblemCode,
+    Sample,
+    decode_tensor,
+    encode_tensor,
+)
 
 __all__ = [
     "Evaluator",
@@ -28,7 +38,7 @@ __all__ = [
     "Purpose",
     "Scores",
     "Spent",
-    "booked_labels",
+    "ask_blocks",
     "placeholder_told",
 ]
 
@@ -36,6 +46,7 @@ Array = NDArray[np.float64]
 ObjectiveName = Literal["loss", "images"]
 Purpose = Literal["race", "search", "heldout", "report"]
 Q = TypeVar("Q")
+R = TypeVar("R", LossReply, ImagesReply)
 
 
 @dataclass(frozen=True)
@@ -137,11 +148,8 @@ class LossEvaluator:
         blocks = pack(count, len(bank), self.card.limits)
         if self.ranked and len(blocks) > 1:
             raise InputError("this host ranks the candidates of one request; make --popsize x --samples fit its limits")
-        labels = booked_labels(blocks, label)
         limit = self.card.limits.max_concurrency
-        replies = evaluate_blocks(blocks, lambda b: self._ask(embeddings, bank, b, labels[b]), limit)
-        self.spent.forwards += sum(reply.charge.forwards for reply in replies)
-        self.spent.queries += sum(reply.charge.queries for reply in replies)
+        replies = ask_blocks(blocks, lambda b, booked: self._ask(embeddings, bank, b, booked), label, limit, self.spent)
         if self.ranked:
             return Scores(_ranks(replies[0], count), None)
         losses = _assembled(blocks, replies, count, len(bank))
@@ -167,15 +175,24 @@ def placeholder_told(placeholder_token: str) -> Iterator[None]:
     try:
         yield
     except RejectedError as error:
-        if error.problem is not None and error.problem.code == ProblemCode.PLACEHOLDER_TAKEN:
+        if has_code(error, {ProblemCode.PLACEHOLDER_TAKEN}):
             taken = f"'{placeholder_token}' is already a token of the model; choose another, like '<sks>'"
             raise PlaceholderError(taken) from error
         raise
 
 
-def booked_labels(blocks: Sequence[Block], label: str) -> dict[Block, str]:
-    """Return a label of its own for each request made side by side, for the books to tell them apart on resume."""
-    return {block: f"{label}/{i}" if i else label for i, block in enumerate(blocks)}
+def ask_blocks(
+    blocks: Sequence[Block], ask: Callable[[Block, str], R], label: str, max_concurrency: int, spent: Spent
+) -> list[R]:
+    """Return the reply to each block, in order, and count in `spent` what the host charged for them.
+
+    Each request has a label of its own, for the books to tell those made side by side apart on resume.
+    """
+    labels = {block: f"{label}/{i}" if i else label for i, block in enumerate(blocks)}
+    replies = evaluate_blocks(blocks, lambda block: ask(block, labels[block]), max_concurrency)
+    spent.forwards += sum(reply.charge.forwards for reply in replies)
+    spent.queries += sum(reply.charge.queries for reply in replies)
+    return replies
 
 
 def _ranks(reply: LossReply, count: int) -> Array:

@@ -13,11 +13,11 @@ from typing import ClassVar, Self
 import numpy as np
 from PIL import Image
 
-from blackbox_ti.batching import Block, evaluate_blocks, pack
+from blackbox_ti.batching import Block, pack
 from blackbox_ti.budget import Cost, cost_of_images
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import InputError
-from blackbox_ti.evaluation import Array, ObjectiveName, Purpose, Scores, Spent, booked_labels, placeholder_told
+from blackbox_ti.evaluation import Array, ObjectiveName, Purpose, Scores, Spent, ask_blocks, placeholder_told
 from blackbox_ti.objective import evenly, fitness_of
 from blackbox_ti.replies import decode_png
 from blackbox_ti.scorers import Scorer, checked_scores
@@ -107,11 +107,8 @@ class ImageEvaluator:
         """
         count = next(iter(embeddings.values())).shape[0]
         blocks = pack(count, len(bank), self.pictures.within(self.card.limits))
-        labels = booked_labels(blocks, label)
         limit = self.card.limits.max_concurrency
-        replies = evaluate_blocks(blocks, lambda b: self._ask(embeddings, bank, b, labels[b]), limit)
-        self.spent.forwards += sum(reply.charge.forwards for reply in replies)
-        self.spent.queries += sum(reply.charge.queries for reply in replies)
+        replies = ask_blocks(blocks, lambda b, booked: self._ask(embeddings, bank, b, booked), label, limit, self.spent)
         losses = self._judged(self._decoded(blocks, replies, count, len(bank)), bank)
         return Scores(fitness_of(losses), losses)
 

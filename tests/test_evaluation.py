@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blackbox_ti.batching import Block, pack
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import InputError, PlaceholderError, RejectedError
-from blackbox_ti.evaluation import LossEvaluator
+from blackbox_ti.evaluation import LossEvaluator, Spent, ask_blocks
 from blackbox_ti.objective import BankSettings, draw_bank
-from blackbox_ti.wire import Limits, LossReply, LossRequest, Problem
+from blackbox_ti.wire import Charge, Limits, LossReply, LossRequest, Problem
 from tests.fake_host import FakeHost, fake_endpoint, png
 
 PROMPTS = ["a photo of <sks>", "a rendering of <sks>", "the <sks>"]
@@ -52,6 +53,23 @@ def test_what_was_spent_adds_up() -> None:
     evaluator.scores(_candidates(2), BANK, "b")
     assert (evaluator.spent.forwards, evaluator.spent.queries) == (5 * len(BANK), 5)
     assert host.forwards == evaluator.spent.forwards
+
+
+def test_requests_side_by_side_are_told_apart_and_counted_together() -> None:
+    """The first has the label itself, the others a number behind it; replies come in the blocks' order."""
+    blocks = pack(5, 1, Limits(max_candidates=2))
+    asked: dict[str, Block] = {}
+
+    def ask(block: Block, label: str) -> LossReply:
+        asked[label] = block
+        charge = Charge(forwards=10, queries=block.last - block.first, price_micros=0)
+        return LossReply(candidates=[block.first], losses=None, charge=charge)
+
+    spent = Spent(forwards=1, queries=1)
+    replies = ask_blocks(blocks, ask, "search/3", 2, spent)
+    assert asked == dict(zip(["search/3", "search/3/1", "search/3/2"], blocks, strict=True))
+    assert [reply.candidates for reply in replies] == [[0], [2], [4]]
+    assert (spent.forwards, spent.queries) == (31, 6)
 
 
 def test_a_rejected_candidate_fails_alone() -> None:
