@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 _POOL: Final = 32
 _BEAM: Final = 3
 _LONGEST: Final = 4
-_STEPS: Final = 8
+_STEPS: Final = 5
 _DIFFERENCE: Final = 0.05
 
 

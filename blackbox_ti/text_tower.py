@@ -6,8 +6,7 @@ told of a word can be computed here at no cost to the endpoint. Forward passes o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,6 +26,7 @@ Array = NDArray[np.float32]
 _BATCH: Final = 64
 # The end of the text and some of the padding after it, where a causal tower sums up what it read.
 _AFTER_END: Final = (0, 1, 3, 7)
+_PARTS: Final = ("token_embedding", "positional_embedding", "attn_mask", "transformer", "ln_final")
 
 
 class TextTower:
@@ -39,9 +39,9 @@ class TextTower:
     def __init__(self, clip: Clip) -> None:
         self._clip, self._torch = clip, clip.torch
         text: Any = getattr(clip.model, "text", clip.model)
-        if not all(hasattr(text, name) for name in ("token_embedding", "ln_final", "transformer")):
+        if not all(hasattr(text, part) for part in _PARTS) or text.attn_mask is None:
             raise InputError("the text tower of this CLIP takes no token vectors; use one of CLIP's own kind")
-        self._embedding, self._norm = text.token_embedding, text.ln_final
+        self._text, self._embedding = text, text.token_embedding
 
     @property
     def table(self) -> Array:
@@ -73,8 +73,7 @@ class TextTower:
         parts = []
         for i in range(0, len(vectors), _BATCH):
             part = self._torch.from_numpy(np.array(vectors[i : i + _BATCH], dtype=np.float32))
-            with self._holding(slots, part):
-                parts.append(self._states(ids[None].expand(len(part), -1), end))
+            parts.append(self._states(ids[None].expand(len(part), -1), end, slots, part))
         return np.concatenate(parts)
 
     def _ids(self, text: str) -> tuple[Any, int]:
@@ -84,31 +83,19 @@ class TextTower:
         ids[end:] = ids[end].clone()
         return ids, end
 
-    def _states(self, ids: Any, end: int) -> Array:
+    def _states(self, ids: Any, end: int, slots: Any = None, vectors: Any = None) -> Array:
+        """Run the tower over token ids (n, L), those at `slots` (T) embedded as `vectors` (n, T, D).
+
+        The tower is causal, so it need not read further than what is wanted of it.
+        """
         at = [min(end + k, ids.shape[1] - 1) for k in _AFTER_END]
-        caught: list[Any] = []
-        handle = self._norm.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-        try:
-            with self._torch.inference_mode():
-                self._clip.model.encode_text(ids.to(self._embedding.weight.device))
-        finally:
-            handle.remove()
-        return np.asarray(caught[0][:, at].float().cpu().numpy(), dtype=np.float32)
-
-    @contextmanager
-    def _holding(self, slots: Any, vectors: Any) -> Iterator[None]:
-        """Let the tokens at `slots` (T) be embedded as `vectors` (n, T, D)."""
-
-        def replace(_module: Any, _inputs: Any, output: Any) -> Any:
-            output = output.clone()
-            output[:, slots] = vectors.to(output.device, output.dtype)
-            return output
-
-        handle = self._embedding.register_forward_hook(replace)
-        try:
-            yield
-        finally:
-            handle.remove()
+        length, text, weight = at[-1] + 1, self._text, self._embedding.weight
+        with self._torch.inference_mode():
+            x = self._embedding(ids[:, :length].to(weight.device))
+            if slots is not None:
+                x[:, slots] = vectors.to(weight.device, weight.dtype)
+            x = text.transformer(x + text.positional_embedding[:length], attn_mask=text.attn_mask[:length, :length])
+            return np.asarray(text.ln_final(x)[:, at].float().cpu().numpy(), dtype=np.float32)
 
 
 def matching_tower(clip: Clip | None, card: ModelCard, vocabularies: Mapping[str, Vocabulary]) -> TextTower | None:

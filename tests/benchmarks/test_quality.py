@@ -17,10 +17,11 @@ from tests.benchmarks.ablation import ARMS, table
 from tests.benchmarks.quality.gradient import train
 from tests.benchmarks.quality.matrix import Cell, Job, cells_of, results, run_cells
 from tests.benchmarks.quality.measures import heldout_bank
-from tests.benchmarks.quality.methods import METHODS, Watched, arm
+from tests.benchmarks.quality.methods import METHODS, REPLY_MODES, arm
 from tests.benchmarks.quality.plots import curves
 from tests.benchmarks.quality.subjects import DEVELOPMENT, MATRIX, SUBSET
 from tests.benchmarks.quality.tables import failures_table, forwards_to, gap_closed, gaps, main_table, speed_table
+from tests.benchmarks.quality.watched import ReplyMode, Watched
 from tests.benchmarks.quality.workbench import WORD, Workbench
 from tests.benchmarks.quality.zeroth_order import SubspaceAdam, directional
 from tests.server_stub.fake_engine import FakeEngine
@@ -139,6 +140,21 @@ def test_the_trail_ends_in_the_answer(changed: dict[str, Any]) -> None:
     assert np.array_equal(word["text"], result.embedding["text"])
     assert 0 < forwards <= result.forwards
     assert [f for f, _ in endpoint.trail()] == sorted({f for f, _ in endpoint.trail()})
+
+
+@pytest.mark.parametrize("mode", [ReplyMode("rounded", 2), ReplyMode("rank")])
+def test_a_host_that_tells_less_is_searched_all_the_same(mode: ReplyMode) -> None:
+    """The search sees only what the mode lets out, while the trail keeps the losses as they are."""
+    endpoint, seen = Watched(FakeEngine(), mode), list[float]()
+    settings = InversionSettings(max_forwards=900, dimension=3, subspace="random")
+    pictures = [Image.new("RGB", (16, 16), (200, 30, 30))]
+    result = invert(endpoint, pictures, settings, on_progress=lambda p: seen.append(p.loss or 0.0))
+    assert result.card.reply_mode == mode.mode
+    assert result.plan.ranked == (mode.mode == "rank")
+    assert (sum(seen) == 0) == (mode.mode == "rank")
+    assert np.array_equal(endpoint.trail()[-1][1]["text"], result.embedding["text"])
+    cells = [Cell(method, 5000, MATRIX[0], 1) for method in REPLY_MODES.values()]
+    assert len({cell.file(pictures=True) for cell in cells}) == len(cells)
 
 
 def test_zeroth_order_steps_go_down() -> None:

@@ -7,6 +7,7 @@ is there. Results made with other weights lie in a folder of their own.
     python -m tests.benchmarks.quality --out DIR                     # everything at 5,000
     python -m tests.benchmarks.quality --out DIR --marks 20000 --methods ours
     python -m tests.benchmarks.quality --out DIR --subset --marks 20000,90000
+    python -m tests.benchmarks.quality --out DIR --methods start gradient ours "ours, 2 digits" "ours, ranks alone"
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from tests.benchmarks.machine import machine
 from tests.benchmarks.quality import gradient, zeroth_order
 from tests.benchmarks.quality.matrix import Cell, Job, cells_of, results, run_cells
-from tests.benchmarks.quality.methods import METHODS, Method, gradient_at, zeroth_order_at
+from tests.benchmarks.quality.methods import METHODS, REPLY_MODES, Method, gradient_at, zeroth_order_at
 from tests.benchmarks.quality.plots import picture_grid, plot_curves
 from tests.benchmarks.quality.subjects import DEVELOPMENT, MATRIX, SUBSET, Subject
 from tests.benchmarks.quality.tables import Results, failures_table, main_table, shares_table, speed_table, summary
@@ -108,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job(parser)
     parser.add_argument("--sweep", action="store_true", help="the rivals' learning rates, and nothing else")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS | REPLY_MODES), default=list(METHODS))
     parser.add_argument("--marks", type=lambda s: [int(m) for m in s.split(",")], default=[5000])
     parser.add_argument("--subset", action="store_true", help=f"only {', '.join(SUBSET)}")
     parser.add_argument("--no-pictures", action="store_true", help="losses alone")
@@ -117,7 +118,7 @@ def main() -> None:
     if args.sweep:
         _sweep(args)
         return
-    methods: list[Method] = [METHODS[name] for name in args.methods]
+    methods: list[Method] = [(METHODS | REPLY_MODES)[name] for name in args.methods]
     job = job_of(args, pictures=not args.no_pictures)
     subjects = _subjects(args)
     cells = [c for c in cells_of(methods, args.marks, subjects, range(1, args.seeds + 1)) if _worth(c)]

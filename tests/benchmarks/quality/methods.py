@@ -7,24 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.initialise import Start
 from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.plan import Plan
 from blackbox_ti.settings import InversionSettings
 from blackbox_ti.subspace import Embedding
-from blackbox_ti.wire import LossReply, LossRequest, decode_tensor
-from server_stub.engine import Engine
 from server_stub.in_process import InProcessEndpoint
 from tests.benchmarks.quality import gradient, zeroth_order
 from tests.benchmarks.quality.subjects import Subject
+from tests.benchmarks.quality.watched import EXACT, TRAIL_POINTS, ReplyMode, Watched, thinned
 from tests.benchmarks.quality.workbench import Workbench
 
-__all__ = ["METHODS", "Learned", "Method", "Watched", "arm", "gradient_at", "zeroth_order_at"]
+__all__ = ["METHODS", "REPLY_MODES", "Learned", "Method", "arm", "gradient_at", "zeroth_order_at"]
 
-TRAIL_POINTS = 6
 _NOT_DECISIVE = {"seed", "max_forwards", "placeholder_token", "learnable_property", "objective", "scorer"} | {
     "search_steps", "search_guidance_scale", "search_size", "image_weight", "text_weight",
 }  # fmt: skip
@@ -74,53 +70,6 @@ def start_of(
     raise AssertionError("a search begins with its plan")
 
 
-class Watched(InProcessEndpoint):
-    """An endpoint that keeps the answer a search would give after each of its questions.
-
-    That is the best on the held-out bank so far; of a search without one, the luckiest of the last generation.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        self.judged: list[tuple[int, Embedding]] = []
-        self.luckiest: list[tuple[int, Embedding]] = []
-        self._best = self._generation_best = np.inf
-        self._generation = ""
-
-    def losses(self, request: LossRequest, *, label: str, key: str | None = None) -> LossReply:
-        """Score every candidate on every sample."""
-        reply = super().losses(request, label=label, key=key)
-        purpose, _, rest = label.partition("/")
-        assert reply.losses is not None
-        means = decode_tensor(reply.losses).mean(axis=1)
-        best = int(np.argmin(means))
-        word = {name: np.array(decode_tensor(tensor)[best]) for name, tensor in request.embeddings.items()}
-        now = self.usage().forwards
-        if purpose == "heldout" and rest.isdigit() and means[best] < self._best:
-            self._best = float(means[best])
-            self.judged.append((now, word))
-        elif purpose == "search":
-            self._note(rest.partition("/")[0], now, word, float(means[best]))
-        return reply
-
-    def _note(self, generation: str, now: int, word: Embedding, loss: float) -> None:
-        if generation != self._generation:
-            self.luckiest.append((now, word))
-            self._generation, self._generation_best = generation, loss
-        else:
-            self.luckiest[-1] = (now, word if loss < self._generation_best else self.luckiest[-1][1])
-            self._generation_best = min(loss, self._generation_best)
-
-    def trail(self) -> list[tuple[int, Embedding]]:
-        """Return (forwards, answer), a few of them, evenly over the run."""
-        return _thinned(self.judged or self.luckiest)
-
-
-def _thinned(points: Sequence[tuple[int, Embedding]]) -> list[tuple[int, Embedding]]:
-    at = np.unique(np.linspace(0, len(points) - 1, min(len(points), TRAIL_POINTS)).round().astype(int))
-    return [points[i] for i in at]
-
-
 def _told(result: InversionResult) -> dict[str, Any]:
     return {
         "start": result.start,
@@ -131,21 +80,22 @@ def _told(result: InversionResult) -> dict[str, Any]:
     }
 
 
-def arm(name: str, **overrides: Any) -> Method:
-    """Return the search a user gets, with some of its settings changed."""
+def arm(name: str, reply_mode: ReplyMode = EXACT, **overrides: Any) -> Method:
+    """Return the search a user gets, with some of its settings changed, at a host that replies in its own mode."""
 
     def run(bench: Workbench, subject: Subject, seed: int, mark: int) -> Learned:
         settings = InversionSettings(
             **{"seed": seed, "learnable_property": subject.learnable_property, **overrides, "max_forwards": mark}
         )
-        endpoint: Watched = Watched(bench.engine)
+        endpoint = Watched(bench.engine, reply_mode)
         hosted: Endpoint = endpoint
         started = time.perf_counter()
         result = invert(hosted, subject.references(), settings, clip=bench.clip)
         seconds = time.perf_counter() - started
         return Learned(result.embedding, None, result.forwards, seconds, endpoint.trail(), _told(result))
 
-    return Method(name, _decisive(overrides), run)
+    reply = {} if reply_mode == EXACT else {"reply": f"{reply_mode.mode} {reply_mode.digits}"}
+    return Method(name, {**_decisive(overrides), **reply}, run)
 
 
 def _decisive(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +145,7 @@ def _walked(steps: Iterator[tuple[int, Embedding]], told: dict[str, Any]) -> Lea
     started = time.perf_counter()
     trail = list(steps)
     forwards, embedding = trail[-1]
-    return Learned(embedding, None, forwards, time.perf_counter() - started, _thinned(trail), told)
+    return Learned(embedding, None, forwards, time.perf_counter() - started, thinned(trail), told)
 
 
 def _started(name: str, *, clip: bool = True, **overrides: Any) -> Method:
@@ -232,5 +182,15 @@ METHODS: dict[str, Method] = {
         paper("paper, random", subspace="random"),
         zeroth_order_at(zeroth_order.LEARNING_RATE),
         arm("ours"),
+    )
+}
+
+# Measured where they are named: what each reply mode of a host costs the search.
+REPLY_MODES: dict[str, Method] = {
+    m.name: m
+    for m in (
+        arm("ours, 4 digits", ReplyMode("rounded", 4)),
+        arm("ours, 2 digits", ReplyMode("rounded", 2)),
+        arm("ours, ranks alone", ReplyMode("rank")),
     )
 }
