@@ -165,16 +165,6 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_asked() -> None:
     assert watched.asked == []
 
 
-def test_a_scorer_that_would_not_be_asked_is_refused() -> None:
-    """A host that offers losses is asked for them unless told otherwise, and then a scorer is a misunderstanding."""
-    endpoint = fake_endpoint(FakeHost())
-    for changed, scorer in (({}, SCORER), ({"scorer": "tests.painter:likeness"}, None)):
-        settings = SMALL.model_copy(update={"objective": "auto", **changed})
-        with pytest.raises(InputError, match="--objective images"):
-            invert(endpoint, references(), settings, scorer=scorer)
-    endpoint.close()
-
-
 def test_a_scorer_is_named_in_the_settings_or_given() -> None:
     """The record says which it was; an object given wins."""
     named = SMALL.model_copy(update={"scorer": "tests.painter:likeness"})
