@@ -227,3 +227,15 @@ def test_the_papers_axes_are_had_by_asking(
     mean = FakeHost().table.mean(axis=0)
     assert holds(_subspace(subspace="pca", **changed)[0], mean)
     assert not holds(_subspace(subspace="pca")[0], mean)
+
+
+def test_every_encoder_has_its_share_of_the_space() -> None:
+    """Each vector of each encoder has as many axes as the others."""
+    settings = InversionSettings(num_vectors=2, dimension=3)
+    host = _of_two_encoders(["one", "two"])
+    ready = prepare(host, PICTURES, settings)
+    origin = {name: ORIGIN["text"] for name in ("one", "two")}
+    space = search_subspace(ready, origin, settings, np.random.default_rng(0))
+    assert space.dimension == ready.plan.dimension == 12
+    for axes in space.axes.values():
+        assert (axes.any(axis=2).sum(axis=0) == 3).all()
