@@ -234,7 +234,7 @@ def test_every_encoder_has_its_share_of_the_space() -> None:
     settings = InversionSettings(num_vectors=2, dimension=3)
     host = _of_two_encoders(["one", "two"])
     ready = prepare(host, PICTURES, settings)
-    origin = {name: ORIGIN["text"] for name in ("one", "two")}
+    origin = dict.fromkeys(("one", "two"), ORIGIN["text"])
     space = search_subspace(ready, origin, settings, np.random.default_rng(0))
     assert space.dimension == ready.plan.dimension == 12
     for axes in space.axes.values():
