@@ -35,15 +35,20 @@ def mapping_toml(card: ModelCard) -> str:
 
 
 def _table(name: str, entries: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a table's lines, its tables after its values; JSON's strings, numbers and lists are TOML's too."""
+    """Yield a table's lines, its tables after its values."""
     if name:
         yield f"\n[{name}]"
     for key, value in entries.items():
         if not isinstance(value, dict):
-            yield f"{key} = {json.dumps(value)}"
+            yield f"{key} = {_value(value)}"
     for key, value in entries.items():
         if isinstance(value, dict):
             yield from _table(f"{name}.{key}" if name else key, value)
+
+
+def _value(value: Any) -> str:
+    """Return a value in ASCII: as in JSON, but TOML 1.0 escapes letters beyond ASCII, and DEL, by their code points."""
+    return "".join(c if " " <= c <= "~" else f"\\U{ord(c):08X}" for c in json.dumps(value, ensure_ascii=False))
 
 
 def main(argv: list[str] | None = None) -> int:

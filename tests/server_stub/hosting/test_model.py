@@ -1,36 +1,26 @@
-"""Tests of the engine as a function from tensors to tensors, as other inference servers call it."""
+"""The engine as a function from tensors to tensors, as other inference servers call it."""
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from blackbox_ti.errors import InputError
 from blackbox_ti.oip_card import ModelKind, told_card
-from blackbox_ti.oip_codec import bytes_array
-from blackbox_ti.oip_mapping import load_mapping, signature_of
-from server_stub.hosting.mapping import mapping_toml
-from server_stub.hosting.model import HostedModel
+from server_stub.hosting.model import HostedModel, hosted
 from server_stub.problems import ProblemError
 from server_stub.settings import Settings
 from tests.server_stub.fake_engine import DIM, FakeEngine
+from tests.server_stub.inferences import image_arrays, infer, loss_arrays, outputs_of, shown
 from tests.server_stub.served import served
-from tests.server_stub.test_oip import file, image_arrays, infer, loss_arrays, outputs_of
 
 
 @pytest.fixture
 def model() -> HostedModel:
     """Return a hosted model of the fake engine."""
     return HostedModel(FakeEngine(), Settings())
-
-
-def shown(**changes: Any) -> dict[str, NDArray[Any]]:
-    """Return the inputs of a request that brings its picture."""
-    return loss_arrays(**{"concept": None, "pictures": bytes_array([file()])} | changes)
 
 
 def test_a_hosted_model_answers_what_our_server_answers(model: HostedModel) -> None:
@@ -74,16 +64,14 @@ def test_the_metadata_hold_the_card_and_no_concept(model: HostedModel) -> None:
     assert "concept" not in {tensor.name for tensor in metadata.inputs or []}
 
 
-def test_the_printed_mapping_is_the_models(model: HostedModel, tmp_path: Path) -> None:
-    """It reads back, fits the metadata of both models, and says of the model what the card says."""
-    text = mapping_toml(model.card)
-    tomllib.loads(text)
-    path = tmp_path / "m.toml"
-    path.write_text(text)
-    mapping = load_mapping(path)
-    assert mapping.loss is not None
-    assert mapping.images is not None
-    signature_of(mapping.loss, model.metadata(ModelKind.LOSS))
-    signature_of(mapping.images, model.metadata(ModelKind.IMAGES))
-    assert (mapping.fingerprint, mapping.resolution) == (model.card.fingerprint, model.card.resolution)
-    assert mapping.limits.max_norm == model.card.limits.max_norm
+def test_a_name_is_one_model_in_a_process() -> None:
+    """`loss` and `images` share an engine, whichever is loaded first, and from whatever thread."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(hosted, ["tiny", "tiny"])
+    assert first is second
+
+
+def test_a_name_that_is_no_model_is_refused() -> None:
+    """With the name, so that a typing mistake is seen."""
+    with pytest.raises(InputError, match="nowhere"):
+        hosted("./nowhere")

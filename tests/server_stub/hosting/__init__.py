@@ -1,0 +1,1 @@
+"""Tests of the engine on other people's inference servers."""
