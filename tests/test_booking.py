@@ -103,10 +103,10 @@ def _attempt(key: str, effect: Effect) -> Attempt:
     )  # fmt: skip
 
 
-def _receipt(key: str) -> Receipt:
+def _receipt(key: str, spent: Cost = SPENT) -> Receipt:
     return Receipt(
         sequence=1, account="a", idempotency_key=key, request_sha256="0" * 64, route="loss", fingerprint="0" * 64,
-        forwards=SPENT.forwards, queries=SPENT.queries, price_micros=SPENT.price_micros, currency="USD",
+        forwards=spent.forwards, queries=spent.queries, price_micros=spent.price_micros, currency="USD",
         issued_at="2026-01-01T00:00:00Z", previous="0" * 64, hash="0" * 64, signature="0" * 128,
     )  # fmt: skip
 
@@ -117,6 +117,16 @@ def test_an_answer_is_sent_for_once_and_settled_at_what_was_charged(ledger: Ledg
     assert desk.ask() == desk.ask() == REPLY
     assert len(desk.host.keys) == 1
     assert ledger.committed() == SPENT
+
+
+def test_the_hosts_word_for_a_charge_is_kept_with_it(ledger: Ledger) -> None:
+    """The receipt in the book is the one that came with the reply, field for field."""
+    receipt = _receipt("any")
+    signed = REPLY.model_copy(update={"charge": REPLY.charge.model_copy(update={"receipt": receipt})})
+    assert Desk(ledger, Host(signed)).ask() == signed
+    (operation,) = ledger.operations()
+    assert operation.receipt is not None
+    assert Receipt.model_validate_json(operation.receipt) == receipt
 
 
 @pytest.mark.parametrize(
@@ -203,7 +213,7 @@ def test_after_a_day_the_receipts_decide(ledger: Ledger, now: list[float], *, ch
     with pytest.raises(OverloadedError):
         desk.ask()
     if charged:
-        host.shown = [_receipt("another"), _receipt(host.keys[0])]
+        host.shown = [_receipt("another", COST), _receipt(host.keys[0])]
     now[0] += DAY + 1
     assert desk.ask() == REPLY
     assert desk.states() == dict.fromkeys(names, "settled")

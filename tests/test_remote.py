@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Unpack, get_args, get_origin, get_type_hints
 
 import httpx
@@ -61,7 +62,8 @@ class Wire(httpx.BaseTransport):
 
 def _place(*script: str | int | Exception, **arguments: Unpack[TransportArguments]) -> tuple[Place, Wire]:
     wire = Wire(*script)
-    made: TransportArguments = {"http": wire, "sleep": lambda _: None, **arguments}
+    clock = itertools.count(0.0, 10.0)  # patience ends, whatever is waited for
+    made: TransportArguments = {"http": wire, "sleep": lambda _: None, "clock": lambda: next(clock), **arguments}
     return Place(URL + "/", **made), wire
 
 
