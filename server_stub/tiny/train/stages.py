@@ -25,9 +25,9 @@ __all__ = ["SETTINGS", "Run"]
 SETTINGS = {
     "autoencoder": StageSettings(steps=2800, batch=16, lr=1.5e-3, weight_decay=0.0),
     "towers": StageSettings(steps=2600, batch=128, lr=1e-3, weight_decay=0.05),
-    "eyes": StageSettings(steps=1400, batch=128, lr=4e-4, weight_decay=0.05, ema=0.995),
+    "eyes": StageSettings(steps=2200, batch=128, lr=4e-4, weight_decay=0.05, ema=0.995),
     "denoiser": StageSettings(steps=18_800, batch=64, lr=1e-3, ema=0.999),
-    "finish": StageSettings(steps=4500, batch=64, lr=5e-4, ema=0.998, warmup=0.02),
+    "finish": StageSettings(steps=10_500, batch=64, lr=6e-4, ema=0.998, warmup=0.02),
 }
 _UNCONDITIONAL_SHARE = 0.1
 _PATCH_PICTURES = 3000

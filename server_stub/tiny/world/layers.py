@@ -16,7 +16,7 @@ __all__ = ["Layers", "layers_of", "smooth_noise"]
 Array = NDArray[np.float32]
 
 SIZE = 64
-_STRIPE_PERIOD, _CHECK_CELL, _DOT_SPACING, _DOT_RADIUS = 12.0, 8.0, 12.0, 4.0
+_STRIPE_PERIOD, _CHECK_CELL, _DOT_SPACING, _DOT_RADIUS = 12.0, 8.0, 11.0, 2.6
 
 
 @dataclass(frozen=True, slots=True)
