@@ -22,7 +22,7 @@ from blackbox_ti.oip_wire import TensorMetadata
 from server_stub.hosting.model import HostedModel, hosted
 from server_stub.oip_contract import OPTIONAL_INPUTS
 
-__all__ = ["main"]
+__all__ = ["bind", "main"]
 
 Requests = Sequence[Any]
 
@@ -40,6 +40,19 @@ def _infer(model: HostedModel, kind: ModelKind) -> Callable[[Requests], list[dic
         return [model.infer(kind, dict(request)) for request in requests]
 
     return infer
+
+
+def bind(triton: Triton, model: HostedModel) -> None:
+    """Give Triton the two models of the engine, each with the tensors it takes and gives."""
+    for kind in ModelKind:
+        metadata = model.metadata(kind)
+        triton.bind(
+            model_name=kind.value,
+            infer_func=_infer(model, kind),
+            inputs=[_tensor(tensor) for tensor in metadata.inputs or []],
+            outputs=[_tensor(tensor) for tensor in metadata.outputs or []],
+            config=ModelConfig(batching=False),
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,15 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     model = hosted(given.model)
     with Triton(config=config) as triton:
-        for kind in ModelKind:
-            metadata = model.metadata(kind)
-            triton.bind(
-                model_name=kind.value,
-                infer_func=_infer(model, kind),
-                inputs=[_tensor(tensor) for tensor in metadata.inputs or []],
-                outputs=[_tensor(tensor) for tensor in metadata.outputs or []],
-                config=ModelConfig(batching=False),
-            )
+        bind(triton, model)
         triton.serve()
     return 0
 
