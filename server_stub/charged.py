@@ -145,8 +145,7 @@ def _begin(host: Host, order: Order, work: Work[ResultT]) -> Replay | Reservatio
 
 
 def _amount(host: Host, forwards: int, queries: int) -> Amount:
-    prices = host.card.prices
-    return Amount(forwards, queries, forwards * prices.forward_micros + queries * prices.query_micros)
+    return Amount(forwards, queries, host.card.prices.price_of(forwards, queries))
 
 
 def _conflict(error: ConflictError, host: Host) -> ProblemError:

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ValidationError
 
 from blackbox_ti.errors import ImageError
 from blackbox_ti.oip_card import CARD_PARAMETER, ModelKind
@@ -39,7 +38,7 @@ from blackbox_ti.wire import (
     encode_tensor,
 )
 from server_stub.concepts import decode_picture, prepare_picture
-from server_stub.problems import ProblemError, describe_validation
+from server_stub.problems import ProblemError, validated
 
 __all__ = [
     "MODEL_VERSION",
@@ -55,7 +54,6 @@ __all__ = [
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
-RecordT = TypeVar("RecordT", bound=BaseModel)
 
 MODEL_VERSION: Final = "1"
 
@@ -99,12 +97,7 @@ def loss_request(arrays: Arrays, concept: str) -> LossRequest:
     """
     _check_names(arrays, {name for name, *_ in (*_BOTH, *_LOSS)})
     columns = {name: _numbers(arrays, name, "f" if name == "t" else "iu") for name in ("image", "prompt", "t", "seed")}
-    return _record(
-        LossRequest,
-        concept=concept,
-        **_shared(arrays),
-        samples=_rows(columns),
-    )
+    return validated(LossRequest, {"concept": concept, **_shared(arrays), "samples": _rows(columns)})
 
 
 def images_request(arrays: Arrays) -> ImagesRequest:
@@ -116,7 +109,7 @@ def images_request(arrays: Arrays) -> ImagesRequest:
     _check_names(arrays, {name for name, *_ in (*_BOTH, *_IMAGES)})
     columns = {name: _numbers(arrays, name, "iu") for name in ("candidate", "prompt", "seed")}
     given = {name: _single(arrays, name, datatype) for name, datatype, _ in _OPTIONAL if name in arrays}
-    return _record(ImagesRequest, **_shared(arrays), items=_rows(columns), **given)
+    return validated(ImagesRequest, {**_shared(arrays), "items": _rows(columns), **given})
 
 
 def pictures(arrays: Arrays, card: ModelCard) -> list[Image.Image] | None:
@@ -232,13 +225,6 @@ def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     if len({len(column) for column in columns.values()}) != 1:
         raise ProblemError(ProblemCode.INVALID_TENSOR, f"the inputs {', '.join(columns)} have the same length")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _record(kind: type[RecordT], **fields: Any) -> RecordT:
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        raise ProblemError(ProblemCode.INVALID_REQUEST, describe_validation(error)) from error
 
 
 def _picture(item: Any, card: ModelCard) -> Image.Image:

@@ -13,14 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from blackbox_ti.wire import PROBLEM_MEDIA_TYPE, Problem, ProblemCode
 
-__all__ = ["ProblemError", "describe_validation", "problem_response", "status_of"]
+__all__ = ["ProblemError", "describe_validation", "problem_response", "status_of", "validated"]
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,18 @@ def describe_validation(error: ValidationError, *, most: int = 5) -> str:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [f"{'.'.join(_shown(part) for part in e['loc']) or 'body'}: {e['msg']}" for e in found[:most]]
     return "; ".join(lines) + (f"; and {len(found) - most} more" if len(found) > most else "")
+
+
+def validated(kind: type[RecordT], value: Any) -> RecordT:
+    """Return `value` as a record.
+
+    Raises:
+        ProblemError: it is no such record; the detail says where and why.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise ProblemError(ProblemCode.INVALID_REQUEST, describe_validation(error)) from error
 
 
 def _shown(part: int | str) -> str:

@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     drain_timeout: PositiveFloat = 600.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    def max_side(self, resolution: int) -> int:
+        """Return the most pixels a side of a picture may have, of a model with this resolution."""
+        return int(resolution * self.max_side_factor)
+
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_ti.oip_card import ModelKind
@@ -21,6 +20,7 @@ from server_stub.concepts import ConceptStore
 from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.engine import Engine
 from server_stub.host import model_card
+from server_stub.hosting.answers import answer_images, answer_loss
 from server_stub.oip_contract import (
     images_outputs,
     images_request,
@@ -31,9 +31,7 @@ from server_stub.oip_contract import (
 )
 from server_stub.problems import ProblemError
 from server_stub.references import register
-from server_stub.replies import images_reply, loss_reply
 from server_stub.settings import Settings
-from server_stub.validation import check_images, check_loss
 
 __all__ = ["HostedModel", "hosted"]
 
@@ -82,17 +80,11 @@ class HostedModel:
         if shown is None:
             raise ProblemError(ProblemCode.CONCEPT_NOT_FOUND, "no concepts are kept here; send the pictures")
         concept = register(self._concepts, "", shown, self._engine.encode_images)
-        asked = loss_request(arrays, concept.id)
-        latents = concept.latents
-        plan = check_loss(asked, self.card, self._engine, latents=latents, concept_images=len(latents))
-        nothing = np.empty((0, len(asked.samples)), np.float32)
-        losses = self._engine.losses(plan.job) if plan.accepted else nothing
-        return loss_reply(plan, losses, self.card, _free())
+        return answer_loss(self._engine, self.card, loss_request(arrays, concept.id), concept.latents, _free)
 
     def _images(self, arrays: Arrays) -> ImagesReply:
-        most = int(self.card.resolution * self._settings.max_side_factor)
-        plan = check_images(images_request(arrays), self.card, self._engine, max_side=most)
-        return images_reply(plan, self._engine.images(plan.job) if plan.wanted else [], _free())
+        most = self._settings.max_side(self.card.resolution)
+        return answer_images(self._engine, self.card, images_request(arrays), most, _free)
 
 
 def hosted(model: str) -> HostedModel:
@@ -108,6 +100,6 @@ def _loaded(model: str) -> HostedModel:
     return made
 
 
-def _free() -> Charge:
+def _free(_: tuple[int, int]) -> Charge:
     """Return the charge of a server that keeps no accounts."""
     return Charge(forwards=0, queries=0, price_micros=0)

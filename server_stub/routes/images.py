@@ -52,7 +52,7 @@ def images_work(host: Host, principal: Principal, asked: ImagesRequest) -> Work[
     Raises:
         ProblemError: the request is over a limit, or does not fit the model.
     """
-    most = int(host.card.resolution * host.settings.max_side_factor)
+    most = host.settings.max_side(host.card.resolution)
     plan = check_images(asked, host.card, host.engine, max_side=most)
     return Work(
         forwards=plan.forwards,

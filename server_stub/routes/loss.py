@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from blackbox_ti.wire import LossReply, LossRequest, ProblemCode, loss_cost
+from blackbox_ti.wire import LossReply, LossRequest, ProblemCode
 from server_stub.accounts import Principal, Scope
 from server_stub.auth import HostDep, requires
 from server_stub.bodies import parse
@@ -17,7 +17,7 @@ from server_stub.charged import Work, serve_charged
 from server_stub.host import Host
 from server_stub.openapi import CHARGED, body_of, problems
 from server_stub.problems import ProblemError
-from server_stub.replies import Array, loss_reply
+from server_stub.replies import Array, cost_of_scored, loss_reply
 from server_stub.validation import LossPlan, check_loss
 
 __all__ = ["loss_work", "router"]
@@ -54,13 +54,12 @@ def loss_work(host: Host, principal: Principal, asked: LossRequest, latents: Arr
         ProblemError: the request is over a limit, or does not fit the model or the concept.
     """
     plan = check_loss(asked, host.card, host.engine, latents=latents, concept_images=len(latents))
-    samples = len(asked.samples)
     return Work(
         forwards=plan.forwards,
         queries=plan.queries,
         submit=(lambda: host.score(principal.account, plan.job)) if plan.accepted else None,
-        nothing=np.empty((0, samples), np.float32),
-        cost=lambda losses: loss_cost(int(np.isfinite(losses).all(axis=1).sum()), samples),
+        nothing=np.empty((0, len(asked.samples)), np.float32),
+        cost=cost_of_scored,
         reply=lambda losses, charge: _counted(host, loss_reply(plan, losses, host.card, charge), plan),
     )
 

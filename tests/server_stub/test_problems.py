@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blackbox_ti.wire import Problem, ProblemCode
-from server_stub.problems import ProblemError, problem_response, status_of
+from blackbox_ti.wire import Problem, ProblemCode, Sample
+from server_stub.problems import ProblemError, problem_response, status_of, validated
 
 RETRYABLE = {429, 500, 503}
 
@@ -31,3 +31,12 @@ def test_a_long_detail_is_cut_to_what_the_schema_allows() -> None:
     """A detail longer than the schema's limit is cut, not an error."""
     response = problem_response(ProblemError(ProblemCode.INTERNAL, "x" * 10_000), None)
     assert len(Problem.model_validate_json(bytes(response.body)).detail) == 4000
+
+
+def test_what_is_no_record_is_a_problem_that_says_where() -> None:
+    """It names the field, and repeats nothing of what was sent."""
+    assert validated(Sample, {"image": 0, "prompt": 0, "t": 0.5, "seed": 1}).t == 0.5
+    with pytest.raises(ProblemError, match="seed") as error:
+        validated(Sample, {"image": 0, "prompt": 0, "t": 0.5, "seed": "secret"})
+    assert error.value.code is ProblemCode.INVALID_REQUEST
+    assert "secret" not in error.value.detail

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
-from server_stub.replies import ranking, rounded
+from blackbox_ti.wire import decode_tensor
+from server_stub.hosting.model import HostedModel
+from server_stub.problems import ProblemError
+from server_stub.replies import cost_of_scored, ranking, rounded, vocabulary_reply
+from server_stub.settings import Settings
+from tests.server_stub.fake_engine import TOKENS, FakeEngine
 
 LOSSES = st_numpy.arrays(
     np.float32,
@@ -40,3 +46,44 @@ def test_a_ranking_is_a_permutation_by_mean_loss(losses: NDArray[np.float32]) ->
 def test_equal_losses_are_ranked_in_the_order_asked() -> None:
     """A tie tells nothing: the first comes first."""
     assert ranking(np.ones((3, 2), np.float32), [4, 7, 9]) == [4, 7, 9]
+
+
+@given(losses=LOSSES, data=st.data())
+def test_what_has_no_finite_losses_costs_nothing(losses: NDArray[np.float32], data: st.DataObject) -> None:
+    """The others cost what they would alone."""
+    bad = data.draw(st.sets(st.integers(0, len(losses) - 1)))
+    for row in bad:
+        losses[row, data.draw(st.integers(0, losses.shape[1] - 1))] = data.draw(st.sampled_from([np.nan, np.inf]))
+    good = len(losses) - len(bad)
+    assert cost_of_scored(losses) == (good * losses.shape[1], good)
+    assert cost_of_scored(losses[:0]) == (0, 0)
+
+
+CARD = HostedModel(FakeEngine(), Settings(vocabulary=True)).card
+
+
+@given(offset=st.integers(0, 2 * len(TOKENS)), most=st.integers(1, 2 * len(TOKENS)))
+def test_a_page_of_the_vocabulary_is_a_slice_of_the_table(offset: int, most: int) -> None:
+    """Tokens and their rows together, and how many there are in all."""
+    engine = FakeEngine()
+    tokens, table = engine.vocabulary("text")
+    page = vocabulary_reply(engine, CARD, "text", offset, most)
+    assert (page.total, page.offset) == (len(tokens), offset)
+    assert page.tokens == list(tokens[offset : offset + most])
+    np.testing.assert_array_equal(decode_tensor(page.embeddings), table[offset : offset + most])
+
+
+def test_long_rows_make_short_pages() -> None:
+    """A page has a bounded number of bytes, but a row at the least."""
+    wide = CARD.model_copy(update={"encoders": [CARD.encoders[0].model_copy(update={"dim": 2**21})]})
+    assert len(vocabulary_reply(FakeEngine(), wide, "text", 0, 4).tokens) == 2
+    wider = CARD.model_copy(update={"encoders": [CARD.encoders[0].model_copy(update={"dim": 2**30})]})
+    assert len(vocabulary_reply(FakeEngine(), wider, "text", 0, 4).tokens) == 1
+
+
+def test_a_vocabulary_that_is_not_offered_is_not_shown() -> None:
+    """Nor that of an encoder there is not."""
+    with pytest.raises(ProblemError, match="does not offer"):
+        vocabulary_reply(FakeEngine(), CARD.model_copy(update={"vocabulary": False}), "text", 0, 1)
+    with pytest.raises(ProblemError, match="encoders are text"):
+        vocabulary_reply(FakeEngine(), CARD, "other", 0, 1)

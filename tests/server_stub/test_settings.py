@@ -59,3 +59,9 @@ def test_settings_that_do_not_work_are_refused(bad: dict[str, object]) -> None:
 def test_loopback_is_known_by_address(host: str, loopback: bool) -> None:
     """Only addresses that cannot leave the machine are loopback."""
     assert is_loopback(host) is loopback
+
+
+def test_a_side_is_bounded_by_the_models_resolution() -> None:
+    """In whole pixels."""
+    assert Settings().max_side(512) == 1024
+    assert Settings(max_side_factor=1.51).max_side(64) == 96

@@ -31,10 +31,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from blackbox_ti.wire import (
     Charge,
@@ -45,21 +44,17 @@ from blackbox_ti.wire import (
     ProblemCode,
     VocabularyReply,
     concept_digest,
-    encode_tensor,
-    loss_cost,
 )
 from server_stub.concepts import Concept, ConceptStore
 from server_stub.engine import Engine
 from server_stub.host import model_card
-from server_stub.problems import ProblemError, describe_validation, problem_response
+from server_stub.hosting.answers import answer_images, answer_loss
+from server_stub.problems import ProblemError, problem_response, validated
 from server_stub.references import decode_pictures
-from server_stub.replies import images_reply, loss_reply
+from server_stub.replies import vocabulary_reply
 from server_stub.settings import Settings
-from server_stub.validation import check_images, check_loss
 
 __all__ = ["EndpointHandler"]
-
-RecordT = TypeVar("RecordT", bound=BaseModel)
 
 _LOGGER: Final = logging.getLogger("blackbox_ti.handler")
 # What the settings say of the model's form; pickled weights are not among it, whatever they say.
@@ -120,15 +115,15 @@ class EndpointHandler:
     def _answer(self, data: Mapping[str, Any]) -> dict[str, Any]:
         tasks: dict[str, Callable[[_Parameters, Any], BaseModel]] = {
             "model": lambda _, __: self._card,
-            "concepts": lambda _, inputs: self._register(_record(ConceptRequest, inputs).images),
-            "delete_concept": lambda _, inputs: self._delete(_record(_Removal, inputs).concept),
-            "vocabulary": lambda _, inputs: self._vocabulary(_record(_Page, inputs)),
+            "concepts": lambda _, inputs: self._register(validated(ConceptRequest, inputs).images),
+            "delete_concept": lambda _, inputs: self._delete(validated(_Removal, inputs).concept),
+            "vocabulary": lambda _, inputs: self._vocabulary(validated(_Page, inputs)),
         }
         charged: dict[str, Callable[[_Parameters, Any], BaseModel]] = {
-            "loss": lambda parameters, inputs: self._losses(parameters, _record(LossRequest, inputs)),
-            "images": lambda _, inputs: self._images(_record(ImagesRequest, inputs)),
+            "loss": lambda parameters, inputs: self._losses(parameters, validated(LossRequest, inputs)),
+            "images": lambda _, inputs: self._images(validated(ImagesRequest, inputs)),
         }
-        parameters, inputs = _record(_Parameters, data.get("parameters")), data.get("inputs")
+        parameters, inputs = validated(_Parameters, data.get("parameters")), data.get("inputs")
         if parameters.task in charged:
             return self._once(parameters, inputs, lambda: charged[parameters.task](parameters, inputs))
         if parameters.task not in tasks:
@@ -174,18 +169,12 @@ class EndpointHandler:
     def _losses(self, parameters: _Parameters, asked: LossRequest) -> BaseModel:
         self._offers("loss")
         latents = self._concept(asked.concept, parameters.pictures).latents
-        plan = check_loss(asked, self._card, self._engine, latents=latents, concept_images=len(latents))
-        samples = len(asked.samples)
-        losses = self._engine.losses(plan.job) if plan.accepted else np.empty((0, samples), np.float32)
-        cost = loss_cost(int(np.isfinite(losses).all(axis=1).sum()), samples)
-        return loss_reply(plan, losses, self._card, self._charge(cost))
+        return answer_loss(self._engine, self._card, asked, latents, self._charge)
 
     def _images(self, asked: ImagesRequest) -> BaseModel:
         self._offers("images")
-        most = int(self._card.resolution * self._settings.max_side_factor)
-        plan = check_images(asked, self._card, self._engine, max_side=most)
-        pictures = self._engine.images(plan.job) if plan.wanted else []
-        return images_reply(plan, pictures, self._charge((plan.forwards, plan.queries)))
+        most = self._settings.max_side(self._card.resolution)
+        return answer_images(self._engine, self._card, asked, most, self._charge)
 
     def _offers(self, objective: str) -> None:
         if objective not in self._card.objectives:
@@ -193,24 +182,12 @@ class EndpointHandler:
 
     def _charge(self, cost: tuple[int, int]) -> Charge:
         forwards, queries = cost
-        prices = self._card.prices
-        price = forwards * prices.forward_micros + queries * prices.query_micros
+        price = self._card.prices.price_of(forwards, queries)
         return Charge(forwards=forwards, queries=queries, price_micros=price)
 
     def _vocabulary(self, page: _Page) -> VocabularyReply:
-        if not self._card.vocabulary:
-            raise ProblemError(ProblemCode.NOT_OFFERED, "this host does not offer its vocabulary")
-        if page.encoder not in {encoder.name for encoder in self._card.encoders}:
-            raise ProblemError(ProblemCode.INVALID_REQUEST, "the model has no such encoder")
-        tokens, embeddings = self._engine.vocabulary(page.encoder)
-        end = page.offset + self._settings.max_vocabulary_page
-        return VocabularyReply(
-            encoder=page.encoder,
-            total=len(tokens),
-            offset=page.offset,
-            tokens=list(tokens[page.offset : end]),
-            embeddings=encode_tensor(embeddings[page.offset : end]),
-        )
+        most = self._settings.max_vocabulary_page
+        return vocabulary_reply(self._engine, self._card, page.encoder, page.offset, most)
 
 
 class _KeptReplies:
@@ -242,13 +219,6 @@ def _load(path: str, settings: Settings) -> Engine:
     from server_stub.diffusers_engine import DiffusersEngine
 
     return DiffusersEngine.load(path, **{name: getattr(settings, name) for name in _OF_THE_ENGINE})
-
-
-def _record(kind: type[RecordT], value: Any) -> RecordT:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        raise ProblemError(ProblemCode.INVALID_REQUEST, describe_validation(error)) from error
 
 
 def _problem(error: ProblemError) -> dict[str, Any]:
