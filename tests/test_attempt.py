@@ -1,3 +1,7 @@
+"""One try on the wire, as it is told to whoever listens."""
+
+from __future__ import annotations
+
 from dataclasses import FrozenInstanceError, fields
 
 import pytest

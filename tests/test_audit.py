@@ -1,3 +1,7 @@
+"""Holding the books against each other."""
+
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json

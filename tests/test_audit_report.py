@@ -1,3 +1,7 @@
+"""What an audit found, as data and as a table."""
+
+from __future__ import annotations
+
 import json
 
 from hypothesis import given

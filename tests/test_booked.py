@@ -1,3 +1,7 @@
+"""An endpoint whose every charged call is in the run's book before it is sent."""
+
+from __future__ import annotations
+
 import contextlib
 import json
 import sqlite3
@@ -54,7 +58,7 @@ class Run:
         self.endpoint.describe()
         self.concept = self.endpoint.register_concept([png()])
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:

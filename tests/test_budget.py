@@ -1,3 +1,7 @@
+"""What calls cost, and what caps allow."""
+
+from __future__ import annotations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,7 @@
+"""From options and environment to a connection: keys, TLS, proxies."""
+
+from __future__ import annotations
+
 import ssl
 from collections.abc import Callable
 from pathlib import Path

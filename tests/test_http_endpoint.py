@@ -1,3 +1,7 @@
+"""The endpoint over HTTP, against a host without a model."""
+
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Callable

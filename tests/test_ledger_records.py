@@ -1,3 +1,7 @@
+"""The book's records, and how a run that goes on is held against the one that began."""
+
+from __future__ import annotations
+
 import hashlib
 
 import pytest

@@ -1,3 +1,7 @@
+"""A book with anything changed in it does not verify."""
+
+from __future__ import annotations
+
 import shutil
 import sqlite3
 from collections.abc import Callable

@@ -1,3 +1,7 @@
+"""The book's file: transactions, entries, sessions, many at once."""
+
+from __future__ import annotations
+
 import contextlib
 import sqlite3
 import time

@@ -1,3 +1,7 @@
+"""From a host's refusals to our errors."""
+
+from __future__ import annotations
+
 import json
 
 import pytest

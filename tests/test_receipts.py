@@ -1,3 +1,7 @@
+"""Receipts: hash, signature and chain."""
+
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

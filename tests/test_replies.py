@@ -1,3 +1,7 @@
+"""A host's replies are believed as far as they can be checked."""
+
+from __future__ import annotations
+
 import base64
 import hashlib
 import io

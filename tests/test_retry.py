@@ -1,3 +1,7 @@
+"""How long to wait before asking again."""
+
+from __future__ import annotations
+
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 

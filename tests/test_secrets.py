@@ -1,3 +1,7 @@
+"""Keys: where they come from, and that they are never shown."""
+
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

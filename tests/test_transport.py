@@ -1,3 +1,7 @@
+"""One attempt on the wire, and the one layer that repeats it."""
+
+from __future__ import annotations
+
 import contextlib
 import json
 import logging

@@ -33,6 +33,8 @@ from server_stub.tiny.naming import Namer
 from server_stub.tiny.world import concept_scenes, held_out_combinations, render
 from tests.benchmarks.machine import machine
 
+__all__ = ["main"]
+
 WORD = "<sks>"
 REFERENCE_SEED, UNSEEN_SEED, BANK_SEED = 0, 1_000_003, 7
 STEPS, GUIDANCE = 25, 5.0

@@ -24,6 +24,8 @@ from server_stub.tiny.naming import Namer
 from server_stub.tiny.world import Scene, full_caption, held_out_combinations, random_scene, render
 from tests.benchmarks.machine import machine
 
+__all__ = ["main"]
+
 ATTRIBUTES = ("shape", "colour", "pattern")
 SEED = 20_000_003
 STEPS, GUIDANCE = 25, 5.0

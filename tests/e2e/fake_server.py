@@ -18,6 +18,8 @@ from server_stub.serving import run
 from server_stub.settings import Settings
 from tests.server_stub.fake_engine import Array, FakeEngine
 
+__all__ = ["HeldEngine", "main"]
+
 
 class HeldEngine(FakeEngine):
     """A fake engine that makes the file `held` when it begins to score, and ends once the file is gone."""

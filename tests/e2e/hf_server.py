@@ -28,6 +28,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+__all__ = ["Service", "load_handler", "main"]
+
 Handler = Callable[[dict[str, Any]], Any]
 
 

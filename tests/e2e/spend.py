@@ -16,6 +16,8 @@ from server_stub.idempotency import Conflict, ConflictError, Replay
 from server_stub.spending import Amount, BudgetSpentError
 from tests.server_stub.books import OneServer, order, reply
 
+__all__ = ["main"]
+
 
 def main(folder: str, url: str, seed: int, workers: int, keys: int) -> dict[str, int]:
     """Return the tally of this process."""

@@ -14,6 +14,8 @@ from PIL import Image
 from blackbox_ti.wire import Encoder
 from server_stub.engine import EngineInfo, ImageJob, LossJob
 
+__all__ = ["DIM", "TOKENS", "Array", "FakeEngine"]
+
 Array = NDArray[np.float32]
 
 DIM = 8
