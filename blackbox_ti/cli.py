@@ -71,6 +71,7 @@ _KNOBS: dict[str, tuple[str, type, str]] = {
     "covariance": ("--covariance", str, "full (default) or diagonal"),
     "t_min": ("--t-min", float, "earliest timestep asked, 0 to 1"),
     "t_max": ("--t-max", float, "latest timestep asked, 0 to 1"),
+    "timestep_sampling": ("--timestep-sampling", str, "adaptive (default): more where candidates differ; or uniform"),
     "canary_every": ("--canary-every", int, "generations between checks for a swapped model, 0 for none"),
     "heldout": ("--heldout", int, "samples in the bank the answer is judged on"),
     "heldout_checks": ("--heldout-checks", int, "how often the mean is judged on it"),

@@ -20,6 +20,7 @@ from blackbox_ti.errors import EndpointError, InputError, PlaceholderError, Reje
 from blackbox_ti.objective import BankSettings, draw_bank, fitness_of
 from blackbox_ti.problems import has_code
 from blackbox_ti.subspace import Embedding
+from blackbox_ti.timesteps import Focus, FocusedBank
 from blackbox_ti.wire import (
     ImagesReply,
     LossReply,
@@ -111,7 +112,8 @@ class LossEvaluator:
     """Asks one endpoint about one concept of `images` pictures; `spent` counts what the host charged.
 
     The search is asked timesteps between `t_min` and `t_max`, judgement all of them. Every prompt of a bank is encoded
-    anew for every candidate, so a bank of the search uses `prompts_at_once`, and the banks rotate through all.
+    anew for every candidate, so a bank of the search uses `prompts_at_once`, and the banks rotate through all. With a
+    `focus` a search's bank asks more often about the timesteps at which candidates differ.
     """
 
     endpoint: Endpoint
@@ -124,6 +126,7 @@ class LossEvaluator:
     t_min: float = 0.0
     t_max: float = 1.0
     prompts_at_once: int = 2
+    focus: Focus | None = None
 
     @property
     def objective(self) -> ObjectiveName:
@@ -140,7 +143,9 @@ class LossEvaluator:
         prompts = len(self.prompts)
         if purpose in ("heldout", "report"):
             return draw_bank(BankSettings(self.images, prompts), size, rng)
-        return draw_bank(BankSettings(self.images, prompts, self.t_min, self.t_max, self.prompts_at_once), size, rng)
+        settings = BankSettings(self.images, prompts, self.t_min, self.t_max, self.prompts_at_once)
+        samples = draw_bank(settings, size, rng)
+        return self.focus.bank(samples) if self.focus and purpose == "search" else samples
 
     def scores(self, embeddings: Embedding, bank: Sequence[Sample], label: str) -> Scores:
         """Score candidates, encoder -> (n, T, D), all on one bank."""
@@ -153,6 +158,9 @@ class LossEvaluator:
         if self.ranked:
             return Scores(_ranks(replies[0], count), None)
         losses = _assembled(blocks, replies, count, len(bank))
+        if self.focus and isinstance(bank, FocusedBank):
+            self.focus.learn(bank, losses)
+            losses = [None if row is None else row * bank.weights for row in losses]
         return Scores(fitness_of(losses), losses)
 
     def _ask(self, embeddings: Embedding, bank: Sequence[Sample], block: Block, label: str) -> LossReply:

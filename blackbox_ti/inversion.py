@@ -175,6 +175,7 @@ class _Run(Generic[Q]):
         self.history: list[Progress] = []
         self.describe = describe
         self.canary: Canary | None = None
+        self.kept: tuple[int, list[Q]] = (-1, [])
 
     def bank(self, purpose: Purpose, size: int, index: int = 0) -> list[Q]:
         """Draw the bank of one purpose; banks of search and judgement share no seed."""
@@ -224,7 +225,9 @@ class _Run(Generic[Q]):
         """Score a generation on one bank, or where the user wants it so each candidate on a bank of its own."""
         turn, label = (generation - 1) // self.settings.rotate_every, f"search/{generation}"
         if self.settings.common_noise:
-            return self.evaluator.scores(candidates, self.bank("search", self.plan.samples, turn), label)
+            if self.kept[0] != turn:
+                self.kept = turn, self.bank("search", self.plan.samples, turn)
+            return self.evaluator.scores(candidates, self.kept[1], label)
         if self.evaluator.ranked:
             raise InputError("this host ranks candidates on one bank; leave --no-common-noise out")
         losses = []

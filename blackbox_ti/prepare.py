@@ -23,6 +23,7 @@ from blackbox_ti.settings import InversionSettings, objective_of
 from blackbox_ti.start import shortlist
 from blackbox_ti.subspace import Embedding, Subspace, full_subspace, pca_subspace, random_subspace
 from blackbox_ti.text_tower import matching_tower
+from blackbox_ti.timesteps import Focus
 from blackbox_ti.wire import ModelCard
 
 __all__ = ["Prepared", "choose_scorer", "image_evaluator", "loss_evaluator", "prepare", "search_subspace"]
@@ -123,6 +124,7 @@ def loss_evaluator(endpoint: Endpoint, ready: Prepared, settings: InversionSetti
         t_min=settings.t_min,
         t_max=settings.t_max,
         prompts_at_once=settings.prompts_at_once,
+        focus=Focus(settings.t_min, settings.t_max) if settings.timestep_sampling == "adaptive" else None,
     )
 
 

@@ -22,17 +22,19 @@ class InversionSettings(BaseModel):
     """What the user wants; None leaves a knob to the plan. Recorded whole in the result.
 
     `preset` names settings that hold where nothing else is given (`PRESETS`). `t_min` and `t_max` bound the timesteps
-    asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank the
-    answer is judged on; `race` how many starts are compared; `phrases` how many phrases CLIP's beam search proposes at
-    the start, 0 for none. `sigma` is the first step size in spreads of the vocabulary; None leaves it to the plan.
-    `whiten` scales principal axes by the words' spread along them; without it they have length 1, and `add_mean` moves
-    the origin by the mean word. Without `common_noise` every candidate of a generation is scored on a bank of its own.
-    `answer` is the mean that did best on the held-out bank, the last mean, or the candidate that scored best in the
-    last generation. `attention_norm` is the length of the cross-attention's result: that of words, or 1. Every
-    `canary_every` generations one question is asked again, to notice a model swapped in silence; 0 for never.
-    `objective` is what the host is asked for: losses, pictures that `scorer` (`package.module:function`; None for CLIP)
-    judges here, or losses where it offers them. While searching, pictures are made in `search_steps` steps at
-    `search_size` pixels; `image_weight` and `text_weight` are those of the CLIP score.
+    asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank
+    the answer is judged on; `race` how many starts are compared; `phrases` how many phrases CLIP's beam search
+    proposes at the start, 0 for none. `sigma` is the first step size in spreads of the vocabulary; None leaves it to
+    the plan. `whiten` scales principal axes by the words' spread along them; without it they have length 1, and
+    `add_mean` moves the origin by the mean word. `timestep_sampling` is uniform, or adaptive: more often where
+    candidates' losses differ, weighted so that the mean stays what it was (`timesteps.Focus`). Without `common_noise`
+    every candidate of a generation is scored on a bank of its own. `answer` is the mean that did best on the held-out
+    bank, the last mean, or the candidate that scored best in the last generation. `attention_norm` is the length of
+    the cross-attention's result: that of words, or 1. Every `canary_every` generations one question is asked again,
+    to notice a model swapped in silence; 0 for never. `objective` is what the host is asked for: losses, pictures
+    that `scorer` (`package.module:function`; None for CLIP) judges here, or losses where it offers them. While
+    searching, pictures are made in `search_steps` steps at `search_size` pixels; `image_weight` and `text_weight` are
+    those of the CLIP score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -53,6 +55,7 @@ class InversionSettings(BaseModel):
     mirrored: bool = False
     t_min: float = Field(default=0.0, ge=0, lt=1)
     t_max: float = Field(default=1.0, gt=0, le=1)
+    timestep_sampling: Literal["adaptive", "uniform"] = "adaptive"
     rotate_every: int = Field(default=1, ge=1)
     heldout: int | None = Field(default=None, ge=1)
     heldout_checks: int | None = Field(default=None, ge=0)
@@ -103,6 +106,7 @@ _PAPER: Final[dict[str, Any]] = {
     "whiten": False,
     "add_mean": True,
     "common_noise": False,
+    "timestep_sampling": "uniform",
     "prompts_at_once": 12,
     "race": 1,
     "attention_temperature": 1.0,

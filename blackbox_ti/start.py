@@ -17,7 +17,7 @@ from blackbox_ti.evaluation import Evaluator
 from blackbox_ti.initialise import Start, from_attention, from_file, from_word, rank_words, whole_words
 from blackbox_ti.objective import prompts_for
 from blackbox_ti.phrase import distil, find_phrases
-from blackbox_ti.plan import InversionSettings
+from blackbox_ti.settings import InversionSettings
 from blackbox_ti.subspace import Embedding, principal_axes
 from blackbox_ti.text_tower import TextTower
 from blackbox_ti.wire import ModelCard

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,9 +12,10 @@ from hypothesis import strategies as st
 from blackbox_ti.batching import Block, pack
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import InputError, PlaceholderError, RejectedError
-from blackbox_ti.evaluation import LossEvaluator, Spent, ask_blocks
+from blackbox_ti.evaluation import LossEvaluator, Purpose, Spent, ask_blocks
 from blackbox_ti.objective import BankSettings, draw_bank
-from blackbox_ti.wire import Charge, Limits, LossReply, LossRequest, Problem
+from blackbox_ti.timesteps import Focus, FocusedBank
+from blackbox_ti.wire import Charge, Limits, LossReply, LossRequest, Problem, Sample
 from tests.fake_host import FakeHost, fake_endpoint, png
 
 PROMPTS = ["a photo of <sks>", "a rendering of <sks>", "the <sks>"]
@@ -53,6 +56,27 @@ def test_what_was_spent_adds_up() -> None:
     evaluator.scores(_candidates(2), BANK, "b")
     assert (evaluator.spent.forwards, evaluator.spent.queries) == (5 * len(BANK), 5)
     assert host.forwards == evaluator.spent.forwards
+
+
+def test_a_searchs_bank_moves_to_where_candidates_differ_and_no_other_does() -> None:
+    """Losses of a search teach the next bank its timesteps and count by weight; judgement stays uniform."""
+    plain = _evaluator(FakeHost())
+    focused = dataclasses.replace(plain, focus=Focus())
+
+    def bank(evaluator: LossEvaluator, purpose: Purpose, seed: int) -> list[Sample]:
+        return evaluator.bank(purpose, 6, np.random.default_rng(seed))
+
+    first = bank(focused, "search", 1)
+    assert np.allclose([s.t for s in first], [s.t for s in bank(plain, "search", 1)])
+    focused.scores(_candidates(4), first, "search/1")
+    moved = bank(focused, "search", 2)
+    assert not np.allclose([s.t for s in moved], [s.t for s in bank(plain, "search", 2)])
+    assert bank(focused, "heldout", 2) == bank(plain, "heldout", 2)
+    assert isinstance(moved, FocusedBank)
+    raw, weighed = plain.scores(_candidates(4), list(moved), "a"), focused.scores(_candidates(4), moved, "search/2")
+    assert raw.losses is not None
+    wanted = [float((row * moved.weights).mean()) for row in raw.losses if row is not None]
+    assert np.allclose(weighed.fitness, wanted)
 
 
 def test_requests_side_by_side_are_told_apart_and_counted_together() -> None:

@@ -43,6 +43,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "16 samples": {"samples": 16},
     "8 candidates": {"popsize": 8},
     "20 candidates": {"popsize": 20},
+    "uniform timesteps": {"timestep_sampling": "uniform"},
     "timesteps 200 to 800": {"t_min": 0.2, "t_max": 0.8},
     "timesteps 500 to 900": {"t_min": 0.5, "t_max": 0.9},
     "1 prompt a bank": {"prompts_at_once": 1},
