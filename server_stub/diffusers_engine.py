@@ -34,7 +34,7 @@ from server_stub.warm_up import measured_micro_batch, places_agree, warm_picture
 
 __all__ = ["DiffusersEngine", "MicroBatch"]
 
-_MICRO_BATCH: Final = 16
+_MICRO_BATCH: Final = 32
 _LARGE_ON_CPU_MICRO_BATCH: Final = 4
 _LARGE: Final = 100_000_000
 _TEXT_PASSES_A_VISIT: Final = 16
