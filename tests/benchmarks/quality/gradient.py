@@ -20,7 +20,7 @@ __all__ = ["BATCH", "LEARNING_RATE", "LEARNING_RATES", "train"]
 
 BATCH = 8
 LEARNING_RATES: Sequence[float] = (5e-3, 1e-2, 2e-2, 3e-2, 5e-2)
-LEARNING_RATE = 2e-2
+LEARNING_RATE = 3e-2
 
 
 def train(

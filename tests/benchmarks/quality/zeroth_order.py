@@ -24,8 +24,8 @@ __all__ = ["LEARNING_RATE", "LEARNING_RATES", "SubspaceAdam", "directional", "tr
 
 Array = NDArray[np.float64]
 
-LEARNING_RATES: Sequence[float] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-LEARNING_RATE = 1e-2
+LEARNING_RATES: Sequence[float] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+LEARNING_RATE = 1e-3
 DIRECTIONS = 2
 STEP = 1e-3
 TAU, NU = 128, 1e-3
