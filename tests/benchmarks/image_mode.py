@@ -106,7 +106,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=3)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[1500, 5000])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[2000, 5000])
     parser.add_argument("--bank", type=int, default=512, help="samples an answer's loss is measured on")
     parser.add_argument("--pictures", type=int, default=16, help="pictures an answer's CLIP-I is measured on")
     parser.add_argument("--knobs", type=json.loads, default={}, help="settings of image mode, as JSON")
