@@ -113,7 +113,8 @@ class LossEvaluator:
 
     The search is asked timesteps between `t_min` and `t_max`, judgement all of them. Every prompt of a bank is encoded
     anew for every candidate, so a bank of the search uses `prompts_at_once`, and the banks rotate through all. With a
-    `focus` a search's bank asks more often about the timesteps at which candidates differ.
+    `focus` search and judgement ask more often about the timesteps at which candidates differ, from the race on; what
+    is reported is asked evenly.
     """
 
     endpoint: Endpoint
@@ -141,11 +142,13 @@ class LossEvaluator:
     def bank(self, purpose: Purpose, size: int, rng: np.random.Generator) -> list[Sample]:
         """Draw the bank of one purpose."""
         prompts = len(self.prompts)
-        if purpose in ("heldout", "report"):
-            return draw_bank(BankSettings(self.images, prompts), size, rng)
-        settings = BankSettings(self.images, prompts, self.t_min, self.t_max, self.prompts_at_once)
+        settings = BankSettings(self.images, prompts)
+        if purpose in ("race", "search"):
+            settings = BankSettings(self.images, prompts, self.t_min, self.t_max, self.prompts_at_once)
         samples = draw_bank(settings, size, rng)
-        return self.focus.bank(samples) if self.focus and purpose == "search" else samples
+        if self.focus is None or purpose == "report":
+            return samples
+        return self.focus.bank(samples, settings.t_min, settings.t_max)
 
     def scores(self, embeddings: Embedding, bank: Sequence[Sample], label: str) -> Scores:
         """Score candidates, encoder -> (n, T, D), all on one bank."""

@@ -124,7 +124,7 @@ def loss_evaluator(endpoint: Endpoint, ready: Prepared, settings: InversionSetti
         t_min=settings.t_min,
         t_max=settings.t_max,
         prompts_at_once=settings.prompts_at_once,
-        focus=Focus(settings.t_min, settings.t_max) if settings.timestep_sampling == "adaptive" else None,
+        focus=Focus() if settings.timestep_sampling == "adaptive" else None,
     )
 
 

@@ -34,13 +34,12 @@ class FocusedBank(list[Sample]):
 
 
 class Focus:
-    """What is known so far of how far candidates' losses spread in each band of timesteps, `t_min` to `t_max`.
+    """What is known so far of how far candidates' losses spread in each band of timesteps, 0 to 1.
 
     Until something is learned, timesteps are uniform.
     """
 
-    def __init__(self, t_min: float = 0.0, t_max: float = 1.0) -> None:
-        self._from, self._width = t_min, t_max - t_min
+    def __init__(self) -> None:
         self._squares, self._counts = np.zeros(_BANDS), np.zeros(_BANDS)
 
     @property
@@ -55,15 +54,16 @@ class Focus:
         spread = np.sqrt((self._squares + _DOUBT * prior) / (self._counts + _DOUBT))
         return np.asarray(_UNIFORM_SHARE + (1 - _UNIFORM_SHARE) * spread / spread.mean())
 
-    def bank(self, samples: Sequence[Sample]) -> FocusedBank:
-        """Return `samples`, drawn uniformly, with their timesteps moved to where they tell most, and their weights."""
-        density = self.density
-        reached = np.concatenate([[0.0], np.cumsum(density / density.sum())])
-        uniform = np.array([(s.t - self._from) / self._width for s in samples])
-        place = np.interp(uniform, reached, np.linspace(0, 1, _BANDS + 1))
-        timesteps = (self._from + self._width * place).tolist()
-        moved = [s.model_copy(update={"t": t}) for s, t in zip(samples, timesteps, strict=True)]
-        return FocusedBank(moved, 1 / density[np.clip(np.searchsorted(reached, uniform) - 1, 0, _BANDS - 1)])
+    def bank(self, samples: Sequence[Sample], t_min: float = 0.0, t_max: float = 1.0) -> FocusedBank:
+        """Return `samples`, drawn uniformly from `t_min` to `t_max`, with timesteps moved to where they tell most."""
+        density, edges = self.density, np.linspace(0, 1, _BANDS + 1)
+        reached = np.concatenate([[0.0], np.cumsum(density) / _BANDS])
+        first, last = np.interp([t_min, t_max], edges, reached)
+        uniform = np.array([(s.t - t_min) / (t_max - t_min) for s in samples])
+        place = np.interp(first + uniform * (last - first), reached, edges)
+        moved = [s.model_copy(update={"t": t}) for s, t in zip(samples, place.tolist(), strict=True)]
+        weights = (last - first) / (t_max - t_min) / density[[_band(s) for s in moved]]
+        return FocusedBank(moved, weights)
 
     def learn(self, bank: Sequence[Sample], losses: Sequence[Array | None]) -> None:
         """Take in the losses (n,) of candidates on a bank; None for those that have none."""
@@ -72,6 +72,9 @@ class Focus:
             return
         apart = np.square(np.stack(rows) - np.mean(rows, axis=0)).sum(axis=0)
         for sample, square in zip(bank, apart, strict=True):
-            band = min(_BANDS - 1, int((sample.t - self._from) / self._width * _BANDS))
-            self._squares[band] += square
-            self._counts[band] += len(rows) - 1
+            self._squares[_band(sample)] += square
+            self._counts[_band(sample)] += len(rows) - 1
+
+
+def _band(sample: Sample) -> int:
+    return min(_BANDS - 1, int(sample.t * _BANDS))

@@ -58,8 +58,8 @@ def test_what_was_spent_adds_up() -> None:
     assert host.forwards == evaluator.spent.forwards
 
 
-def test_a_searchs_bank_moves_to_where_candidates_differ_and_no_other_does() -> None:
-    """Losses of a search teach the next bank its timesteps and count by weight; judgement stays uniform."""
+def test_banks_move_to_where_candidates_differ_except_for_the_reports() -> None:
+    """Losses of a search teach the next banks their timesteps and count by weight; what is reported stays uniform."""
     plain = _evaluator(FakeHost())
     focused = dataclasses.replace(plain, focus=Focus())
 
@@ -71,7 +71,8 @@ def test_a_searchs_bank_moves_to_where_candidates_differ_and_no_other_does() -> 
     focused.scores(_candidates(4), first, "search/1")
     moved = bank(focused, "search", 2)
     assert not np.allclose([s.t for s in moved], [s.t for s in bank(plain, "search", 2)])
-    assert bank(focused, "heldout", 2) == bank(plain, "heldout", 2)
+    assert bank(focused, "heldout", 2) != bank(plain, "heldout", 2)
+    assert bank(focused, "report", 2) == bank(plain, "report", 2)
     assert isinstance(moved, FocusedBank)
     raw, weighed = plain.scores(_candidates(4), list(moved), "a"), focused.scores(_candidates(4), moved, "search/2")
     assert raw.losses is not None

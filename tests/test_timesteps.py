@@ -18,12 +18,12 @@ def _bank(size: int, t_min: float = 0.0, t_max: float = 1.0, seed: int = 0) -> l
     return draw_bank(BankSettings(3, 2, t_min, t_max), size, np.random.default_rng(seed))
 
 
-def _taught(spreads: list[float], t_min: float = 0.0, t_max: float = 1.0) -> Focus:
+def _taught(spreads: list[float]) -> Focus:
     """A focus that has seen candidates differ by so much in each band."""
-    focus, rng = Focus(t_min, t_max), np.random.default_rng(1)
+    focus, rng = Focus(), np.random.default_rng(1)
     for seed in range(20):
-        bank = _bank(40, t_min, t_max, seed)
-        bands = [min(BANDS - 1, int((s.t - t_min) / (t_max - t_min) * BANDS)) for s in bank]
+        bank = _bank(40, seed=seed)
+        bands = [min(BANDS - 1, int(s.t * BANDS)) for s in bank]
         losses = np.array(spreads)[bands] * rng.standard_normal((6, len(bank)))
         focus.learn(bank, list(losses))
     return focus
@@ -54,7 +54,7 @@ def test_more_is_asked_where_candidates_differ() -> None:
 @given(st.lists(st.floats(0.01, 100), min_size=BANDS, max_size=BANDS), st.floats(0, 0.4), st.floats(0.6, 1))
 def test_the_weighted_mean_is_the_mean_over_all_timesteps(spreads: list[float], t_min: float, t_max: float) -> None:
     """Whatever was learned, for any function of the timestep; and no timestep leaves the range."""
-    found = _taught(spreads, t_min, t_max).bank(_bank(4000, t_min, t_max))
+    found = _taught(spreads).bank(_bank(4000, t_min, t_max), t_min, t_max)
     t = _times(found)
     assert t_min <= t.min() <= t.max() <= t_max
     for power in (0, 1, 2):
