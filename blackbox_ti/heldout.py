@@ -6,29 +6,37 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from blackbox_ti.evaluation import Evaluator
+from blackbox_ti.evaluation import Evaluator, Scores
 from blackbox_ti.subspace import Embedding
 
 __all__ = ["Judge"]
 
 Q = TypeVar("Q")
+Array = NDArray[np.float64]
 
 
 class Judge(Generic[Q]):
-    """Holds the best embedding so far, encoder -> (T, D); comparisons are paired on one fixed bank."""
+    """Holds the best embedding so far, encoder -> (T, D); comparisons are paired on one fixed bank.
+
+    A rival has to win by more than one standard error of the paired difference: of many that are no better than the
+    best, one would always look so by luck (the one-standard-error rule, Breiman et al., Classification and Regression
+    Trees, 1984).
+    """
 
     def __init__(self, evaluator: Evaluator[Q], bank: Sequence[Q], start: Embedding) -> None:
         self._evaluator, self._bank = evaluator, bank
         self.best = start
         self.best_loss: float | None = None
+        self._best_row: Array | None = None
         self.failures = 0
 
     def open(self) -> None:
         """Score the start; a host that only ranks has nothing to say of one candidate."""
         if self._bank and not self._evaluator.ranked:
             scores = self._evaluator.scores(_stacked([self.best]), self._bank, "heldout/0")
-            self.best_loss = scores.mean(0)
+            self.best_loss, self._best_row = scores.mean(0), _row(scores)
 
     def consider(self, embedding: Embedding, generation: int) -> bool:
         """Judge a candidate; keep it and return True if it beats the best so far."""
@@ -36,15 +44,24 @@ class Judge(Generic[Q]):
         rivals = [self.best, embedding] if ranked else [embedding]
         scores = self._evaluator.scores(_stacked(rivals), self._bank, f"heldout/{generation}")
         loss = scores.mean(0)
-        better = bool(scores.fitness[1] < scores.fitness[0]) if ranked else self._beats(loss)
+        better = bool(scores.fitness[1] < scores.fitness[0]) if ranked else self._beats(_row(scores))
         if better:
             self.best, self.best_loss, self.failures = embedding, loss, 0
+            self._best_row = _row(scores)
         else:
             self.failures += 1
         return better
 
-    def _beats(self, loss: float | None) -> bool:
-        return loss is not None and (self.best_loss is None or loss < self.best_loss)
+    def _beats(self, row: Array | None) -> bool:
+        if row is None or self._best_row is None:
+            return row is not None
+        gain = self._best_row - row
+        error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
+        return bool(gain.mean() > error)
+
+
+def _row(scores: Scores) -> Array | None:
+    return scores.losses[0] if scores.losses is not None else None
 
 
 def _stacked(embeddings: Sequence[Embedding]) -> Embedding:
