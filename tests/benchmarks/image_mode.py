@@ -91,8 +91,7 @@ def learn(
     endpoint: InProcessEndpoint, clip: Clip, concept: Any, budget: int, objective: str, knobs: dict[str, Any]
 ) -> InversionResult:
     """Learn one word."""
-    extra = knobs if objective == "images" else {}
-    settings = InversionSettings(max_forwards=budget, objective=objective, **extra)  # type: ignore[arg-type]
+    settings = InversionSettings(max_forwards=budget, objective=objective, **knobs)  # type: ignore[arg-type]
     return invert(endpoint, renders(concept, 5, REFERENCE_SEED), settings, clip=clip)
 
 
@@ -109,7 +108,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[2000, 5000])
     parser.add_argument("--bank", type=int, default=512, help="samples an answer's loss is measured on")
     parser.add_argument("--pictures", type=int, default=16, help="pictures an answer's CLIP-I is measured on")
-    parser.add_argument("--knobs", type=json.loads, default={}, help="settings of image mode, as JSON")
+    parser.add_argument("--knobs", type=json.loads, default={}, help="settings of both, as JSON")
     parser.add_argument("--only", choices=["loss", "images"], help="leave the other objective out")
     parser.add_argument("--json", type=Path, help="write everything here as well")
     args = parser.parse_args()
