@@ -61,9 +61,13 @@ class Scores:
     fitness: Array
     losses: Sequence[Array | None] | None
 
+    def row(self, candidate: int) -> Array | None:
+        """The losses (samples,) of a candidate, or None where they are not known."""
+        return None if self.losses is None else self.losses[candidate]
+
     def mean(self, candidate: int) -> float | None:
         """The mean loss of a candidate, or None where it is not known."""
-        row = self.losses[candidate] if self.losses is not None else None
+        row = self.row(candidate)
         return None if row is None else float(row.mean())
 
 

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from blackbox_ti.evaluation import Evaluator, Scores
+from blackbox_ti.evaluation import Array, Evaluator
 from blackbox_ti.subspace import Embedding
 
 __all__ = ["Judge"]
 
 Q = TypeVar("Q")
-Array = NDArray[np.float64]
 
 
 class Judge(Generic[Q]):
@@ -28,26 +26,29 @@ class Judge(Generic[Q]):
     def __init__(self, evaluator: Evaluator[Q], bank: Sequence[Q], start: Embedding) -> None:
         self._evaluator, self._bank = evaluator, bank
         self.best = start
-        self.best_loss: float | None = None
         self._best_row: Array | None = None
         self.failures = 0
+
+    @property
+    def best_loss(self) -> float | None:
+        """The mean loss of the best, or None where it is not known."""
+        return None if self._best_row is None else float(self._best_row.mean())
 
     def open(self) -> None:
         """Score the start; a host that only ranks has nothing to say of one candidate."""
         if self._bank and not self._evaluator.ranked:
             scores = self._evaluator.scores(_stacked([self.best]), self._bank, "heldout/0")
-            self.best_loss, self._best_row = scores.mean(0), _row(scores)
+            self._best_row = scores.row(0)
 
     def consider(self, embedding: Embedding, generation: int) -> bool:
         """Judge a candidate; keep it and return True if it beats the best so far."""
         ranked = self._evaluator.ranked
         rivals = [self.best, embedding] if ranked else [embedding]
         scores = self._evaluator.scores(_stacked(rivals), self._bank, f"heldout/{generation}")
-        loss = scores.mean(0)
-        better = bool(scores.fitness[1] < scores.fitness[0]) if ranked else self._beats(_row(scores))
+        row = scores.row(0)
+        better = bool(scores.fitness[1] < scores.fitness[0]) if ranked else self._beats(row)
         if better:
-            self.best, self.best_loss, self.failures = embedding, loss, 0
-            self._best_row = _row(scores)
+            self.best, self._best_row, self.failures = embedding, row, 0
         else:
             self.failures += 1
         return better
@@ -58,10 +59,6 @@ class Judge(Generic[Q]):
         gain = self._best_row - row
         error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
         return bool(gain.mean() > error)
-
-
-def _row(scores: Scores) -> Array | None:
-    return scores.losses[0] if scores.losses is not None else None
 
 
 def _stacked(embeddings: Sequence[Embedding]) -> Embedding:

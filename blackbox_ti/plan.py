@@ -12,7 +12,7 @@ from blackbox_ti.image_evaluation import PictureSettings, cost_of_bank
 from blackbox_ti.settings import InversionSettings, SubspaceName, objective_of
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["InversionSettings", "Plan", "make_plan"]
+__all__ = ["Plan", "make_plan"]
 
 _RACE_SAMPLES, _RACE_PICTURES = 16, 4
 _SEARCH_SIZE = 512

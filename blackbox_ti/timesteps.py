@@ -71,9 +71,9 @@ class Focus:
         if len(rows) < 2:
             return
         apart = np.square(np.stack(rows) - np.mean(rows, axis=0)).sum(axis=0)
-        for sample, square in zip(bank, apart, strict=True):
-            self._squares[_band(sample)] += square
-            self._counts[_band(sample)] += len(rows) - 1
+        bands = [_band(sample) for sample in bank]
+        np.add.at(self._squares, bands, apart)
+        np.add.at(self._counts, bands, len(rows) - 1)
 
 
 def _band(sample: Sample) -> int:
