@@ -14,12 +14,11 @@ from PIL import Image
 
 from blackbox_ti.budget import Caps
 from blackbox_ti.concept import load_concept
-from blackbox_ti.demo import DEMO_CONCEPT
 from blackbox_ti.http_endpoint import HttpEndpoint
 from blackbox_ti.inversion import invert
 from blackbox_ti.run_folder import run_endpoint
 from blackbox_ti.settings import InversionSettings
-from server_stub.tiny.world import concept_scenes, render
+from tests.e2e.references import references
 from tests.e2e.server_processes import ServerProcess, serving
 from tests.e2e.test_books import audited, charged, server_in
 
@@ -32,13 +31,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     command = [sys.executable, "-m", "blackbox_ti", "serve", "--port", "0", "--vocabulary", *state]
     with serving(command, folder / "log") as running:
         yield running
-
-
-def _pictures(folder: Path) -> Path:
-    folder.mkdir()
-    for n, scene in enumerate(concept_scenes(DEMO_CONCEPT, 3, 0)):
-        Image.fromarray(render(scene)).save(folder / f"{n}.png")
-    return folder
 
 
 def _optimize(url: str, pictures: Path, run: Path) -> dict[str, Any]:
@@ -95,7 +87,7 @@ def test_the_books_of_both_sides_agree_on_pictures(tmp_path: Path) -> None:
 def test_a_word_is_learned_from_pictures_alone(server: ServerProcess, tmp_path: Path) -> None:
     """The cost is the host's bill, no picture is registered, and the books of both sides agree."""
     run = tmp_path / "run"
-    record = _optimize(server.url, _pictures(tmp_path / "pictures"), run)
+    record = _optimize(server.url, references(tmp_path / "pictures"), run)
     assert record["objective"] == "images"
     assert record["scorer"] == "clip (image 1, text 0)"
     assert -1 <= record["heldout_score_before"] <= 1

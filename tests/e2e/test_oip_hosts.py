@@ -20,7 +20,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
 from blackbox_ti.budget import Caps
 from blackbox_ti.concept import load_concept
@@ -35,12 +34,11 @@ from blackbox_ti.run_folder import LEDGER_NAME, run_endpoint
 from blackbox_ti.settings import InversionSettings
 from blackbox_ti.wire import ImageItem, ImagesRequest, LossRequest, Sample, decode_tensor, encode_tensor
 from server_stub.tiny import PIPELINE_DIR
-from server_stub.tiny.world import concept_scenes, render
+from tests.e2e.references import references
 from tests.e2e.server_processes import fake_server
 from tests.fake_host import png
 
 ROOT = Path(__file__).parents[2]
-CONCEPT = ("heart", "orange", "striped")
 START_SECONDS = 500
 FORWARDS = 300
 
@@ -115,14 +113,6 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("triton") / "log"
     with process([*command, "--metrics-port", str(metrics)], http, log) as url:
         yield url
-
-
-def references(folder: Path) -> Path:
-    """Render three pictures of a concept that the model never saw."""
-    folder.mkdir()
-    for i, scene in enumerate(concept_scenes(CONCEPT, 3, 0)):
-        Image.fromarray(render(scene)).save(folder / f"{i}.png")
-    return folder
 
 
 def loss_request(concept: str, dim: int) -> LossRequest:
