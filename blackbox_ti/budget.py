@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from blackbox_ti.errors import BudgetSpentError, InputError
 from blackbox_ti.wire import Charge, Prices, Receipt, images_cost, loss_cost
 
-__all__ = ["Caps", "Cost", "check_caps", "cost_of", "cost_of_images", "cost_of_losses"]
+__all__ = ["Caps", "Cost", "charge_of", "check_caps", "cost_of", "cost_of_images", "cost_of_losses"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class Caps:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise InputError(f"the cap on {name} must be zero or more, not {value}")
+
+
+def charge_of(cost: tuple[int, int], prices: Prices | None = None) -> Charge:
+    """Return a cost (forwards, queries) as a charge at `prices`, or without a price."""
+    priced = _priced(cost, prices or Prices())
+    return Charge(forwards=priced.forwards, queries=priced.queries, price_micros=priced.price_micros)
 
 
 def cost_of(charge: Charge | Receipt) -> Cost:

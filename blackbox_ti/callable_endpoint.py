@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from blackbox_ti.budget import charge_of
 from blackbox_ti.concept import decode_image
 from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import EndpointError, InputError, ProtocolError, RejectedError
-from blackbox_ti.local import Local, charge_of, decoded, encoded
+from blackbox_ti.local import Local, decoded, encoded
 from blackbox_ti.replies import check_images_reply, check_loss_reply, count_candidates
 from blackbox_ti.wire import (
     PROTOCOL_VERSION,

@@ -15,9 +15,9 @@ from blackbox_ti.concept import encode_png
 from blackbox_ti.endpoint import Guarantees
 from blackbox_ti.errors import RejectedError
 from blackbox_ti.tally import Tally
-from blackbox_ti.wire import Charge, Tensor, UsageReply, decode_tensor
+from blackbox_ti.wire import Tensor, UsageReply, decode_tensor
 
-__all__ = ["Local", "charge_of", "decoded", "encoded"]
+__all__ = ["Local", "decoded", "encoded"]
 
 P = TypeVar("P")
 
@@ -52,11 +52,6 @@ class Local(Generic[P]):
         if concept not in self._concepts:
             raise RejectedError("no such concept here; register the pictures first")
         return self._concepts[concept]
-
-
-def charge_of(cost: tuple[int, int]) -> Charge:
-    """Return a cost (forwards, queries) as a charge without a price."""
-    return Charge(forwards=cost[0], queries=cost[1], price_micros=0)
 
 
 def decoded(embeddings: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from numpy.typing import NDArray
 
+from blackbox_ti.budget import charge_of
 from blackbox_ti.errors import InputError, ProtocolError
 from blackbox_ti.oip_card import CHARGE_EXTENSION
 from blackbox_ti.oip_codec import encode_tensors
@@ -49,7 +50,7 @@ class OipHost:
 
     def charge(self, cost: tuple[int, int]) -> Charge:
         """Return a cost (forwards, queries) as a charge."""
-        return Charge(forwards=cost[0], queries=cost[1], price_micros=self.card.prices.price_of(*cost))
+        return charge_of(cost, self.card.prices)
 
     def charged(self, parameters: Mapping[str, Any], *, exact: tuple[int, int], sent: tuple[int, int]) -> Charge:
         """Return the host's own charge, which has to be the exact one; of a host that tells none, all that was sent."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+from blackbox_ti.budget import charge_of
 from blackbox_ti.concept import decode_image, square
 from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import InputError
-from blackbox_ti.local import Local, charge_of, decoded, encoded
+from blackbox_ti.local import Local, decoded, encoded
 from blackbox_ti.wire import (
     PROTOCOL_VERSION,
     ImagesReply,

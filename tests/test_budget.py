@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blackbox_ti.budget import Caps, Cost, check_caps, cost_of, cost_of_images, cost_of_losses
+from blackbox_ti.budget import Caps, Cost, charge_of, check_caps, cost_of, cost_of_images, cost_of_losses
 from blackbox_ti.errors import BudgetSpentError, InputError
 from blackbox_ti.wire import Charge, Prices
 
@@ -30,6 +30,12 @@ def test_a_charge_comes_to_its_cost(cost: Cost) -> None:
     """Each amount in its place."""
     charge = Charge(forwards=cost.forwards, queries=cost.queries, price_micros=cost.price_micros)
     assert cost_of(charge) == cost
+
+
+def test_a_cost_becomes_a_charge_at_the_prices() -> None:
+    """And costs no money where there are none."""
+    assert cost_of(charge_of((12, 3), Prices(forward_micros=5, query_micros=7))) == Cost(12, 3, 12 * 5 + 3 * 7)
+    assert cost_of(charge_of((12, 3))) == Cost(12, 3, 0)
 
 
 @given(COSTS, COSTS)

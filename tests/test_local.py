@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blackbox_ti.budget import charge_of
 from blackbox_ti.endpoint import guarantees_of
 from blackbox_ti.errors import RejectedError
-from blackbox_ti.local import Local, charge_of, decoded, encoded
+from blackbox_ti.local import Local, decoded, encoded
 from blackbox_ti.wire import encode_tensor
 
 

@@ -35,6 +35,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blackbox_ti.budget import charge_of
 from blackbox_ti.wire import (
     Charge,
     ConceptReply,
@@ -181,9 +182,7 @@ class EndpointHandler:
             raise ProblemError(ProblemCode.NOT_OFFERED, f"this host does not offer {objective}")
 
     def _charge(self, cost: tuple[int, int]) -> Charge:
-        forwards, queries = cost
-        price = self._card.prices.price_of(forwards, queries)
-        return Charge(forwards=forwards, queries=queries, price_micros=price)
+        return charge_of(cost, self._card.prices)
 
     def _vocabulary(self, page: _Page) -> VocabularyReply:
         most = self._settings.max_vocabulary_page
