@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blackbox_ti.inversion import invert
+from blackbox_ti.inversion import Progress, invert
 from blackbox_ti.objective import prompts_for
 from blackbox_ti.settings import InversionSettings
 from tests.benchmarks.ablation import ARMS, table
@@ -135,7 +135,8 @@ def test_the_trail_ends_in_the_answer(changed: dict[str, Any]) -> None:
     """What the curve follows is what the search would have answered there and then."""
     endpoint = Watched(FakeEngine())
     settings = InversionSettings(max_forwards=900, dimension=3, subspace="random", **changed)
-    result = invert(endpoint, [Image.new("RGB", (16, 16), (200, 30, 30))], settings)
+    pictures = [Image.new("RGB", (16, 16), (200, 30, 30))]
+    result = invert(endpoint, pictures, settings, on_progress=endpoint.hear)
     forwards, word = endpoint.trail()[-1]
     assert np.array_equal(word["text"], result.embedding["text"])
     assert 0 < forwards <= result.forwards
@@ -144,11 +145,16 @@ def test_the_trail_ends_in_the_answer(changed: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("mode", [ReplyMode("rounded", 2), ReplyMode("rank")])
 def test_a_host_that_tells_less_is_searched_all_the_same(mode: ReplyMode) -> None:
-    """The search sees only what the mode lets out, while the trail keeps the losses as they are."""
+    """The search sees only what the mode lets out, and the trail still ends in its answer."""
     endpoint, seen = Watched(FakeEngine(), mode), list[float]()
+
+    def hear(progress: Progress) -> None:
+        endpoint.hear(progress)
+        seen.append(progress.loss or 0.0)
+
     settings = InversionSettings(max_forwards=900, dimension=3, subspace="random")
     pictures = [Image.new("RGB", (16, 16), (200, 30, 30))]
-    result = invert(endpoint, pictures, settings, on_progress=lambda p: seen.append(p.loss or 0.0))
+    result = invert(endpoint, pictures, settings, on_progress=hear)
     assert result.card.reply_mode == mode.mode
     assert result.plan.ranked == (mode.mode == "rank")
     assert (sum(seen) == 0) == (mode.mode == "rank")

@@ -90,7 +90,7 @@ def arm(name: str, reply_mode: ReplyMode = EXACT, **overrides: Any) -> Method:
         endpoint = Watched(bench.engine, reply_mode)
         hosted: Endpoint = endpoint
         started = time.perf_counter()
-        result = invert(hosted, subject.references(), settings, clip=bench.clip)
+        result = invert(hosted, subject.references(), settings, clip=bench.clip, on_progress=endpoint.hear)
         seconds = time.perf_counter() - started
         return Learned(result.embedding, None, result.forwards, seconds, endpoint.trail(), _told(result))
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from blackbox_ti.inversion import Progress
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import LossReply, LossRequest, ModelCard, decode_tensor, encode_tensor
 from server_stub.engine import Engine
@@ -43,7 +44,8 @@ EXACT = ReplyMode()
 class Watched(InProcessEndpoint):
     """An endpoint that keeps the answer a search would give after each of its questions.
 
-    That is the best on the held-out bank so far; of a search without one, the luckiest of the last generation.
+    That is the best of its own judge, whose verdicts `hear` takes from the search's progress, or where the host only
+    ranks from its ranking of the judge's two rivals; of a search without one, the luckiest of the last generation.
     """
 
     def __init__(self, engine: Engine, reply_mode: ReplyMode = EXACT) -> None:
@@ -51,7 +53,9 @@ class Watched(InProcessEndpoint):
         self.judged: list[tuple[int, Embedding]] = []
         self.luckiest: list[tuple[int, Embedding]] = []
         self._reply_mode = reply_mode
-        self._best = self._generation_best = np.inf
+        self._asked: tuple[int, Embedding] | None = None
+        self._heldout_loss: float | None = None
+        self._generation_best = np.inf
         self._generation = ""
 
     def describe(self) -> ModelCard:
@@ -68,12 +72,19 @@ class Watched(InProcessEndpoint):
         best = int(np.argmin(means))
         word = {name: np.array(decode_tensor(tensor)[best]) for name, tensor in request.embeddings.items()}
         now = self.usage().forwards
-        if purpose == "heldout" and rest.isdigit() and means[best] < self._best:
-            self._best = float(means[best])
-            self.judged.append((now, word))
+        if purpose == "heldout" and rest.isdigit():
+            self._asked = now, word
+            if best > 0:  # of two rivals the second: the new one
+                self.judged.append(self._asked)
         elif purpose == "search":
             self._note(rest.partition("/")[0], now, word, float(means[best]))
         return self._reply_mode.applied(reply)
+
+    def hear(self, progress: Progress) -> None:
+        """Take in how the search stands: where its held-out loss is another, the word judged last is the best."""
+        if self._asked is not None and progress.heldout_loss not in {None, self._heldout_loss}:
+            self._heldout_loss = progress.heldout_loss
+            self.judged.append(self._asked)
 
     def _note(self, generation: str, now: int, word: Embedding, loss: float) -> None:
         if generation != self._generation:
