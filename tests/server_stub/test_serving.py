@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blackbox_ti.errors import InputError
-from server_stub.serving import check_exposure, run
+from server_stub.serving import check_exposure, listen, run
 from server_stub.settings import Settings
 from tests.server_stub.fake_engine import FakeEngine
 
@@ -58,3 +60,24 @@ def test_an_unusable_state_folder_is_said_plainly(tmp_path: Path) -> None:
     for settings in ({"state_dir": tmp_path / "file"}, {"database_url": f"sqlite:///{tmp_path / 'b'}"}):
         with pytest.raises(InputError, match="state folder"):
             run(Settings.model_validate({"port": 0, **settings}), FakeEngine, out=io.StringIO())
+
+
+def test_replies_do_not_wait_for_acknowledgements() -> None:
+    """A connection taken in by asyncio on the server's socket has Nagle's algorithm turned off."""
+
+    async def delay_of_an_accepted_connection() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def connected(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = listen(Settings(port=0))
+        async with await asyncio.start_server(connected, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            found = await accepted
+            writer.close()
+            return found
+
+    assert asyncio.run(delay_of_an_accepted_connection()) != 0
