@@ -81,21 +81,18 @@ def hold(connection: sa.Connection, account_id: int, day: str, amount: Amount) -
     Raises:
         BudgetSpentError: a cap does not allow it; the caller's transaction has to end without effect.
     """
-    caps = _caps(connection, account_id)
+    caps, counters = _caps(connection, account_id), _counters(connection, account_id, day)
     for period, span in _spans(day):
-        row = _counters(connection, account_id, span)
-        taken = (
-            row.forwards + row.held_forwards,
-            row.queries + row.held_queries,
-            row.price_micros + row.held_price_micros,
-        )
         cap = caps.get(period)
         if cap is not None and any(
             most is not None and used + more > most
-            for most, used, more in zip(astuple(cap), taken, astuple(amount), strict=True)
+            for most, used, more in zip(astuple(cap), _taken(counters.get(span)), astuple(amount), strict=True)
         ):
             raise BudgetSpentError(period)
-        _add(connection, account_id, span, Amount(), amount)
+    new = [{"account_id": account_id, "span": span} for _, span in _spans(day) if span not in counters]
+    if new:
+        connection.execute(sa.insert(spending), new)
+    _add(connection, account_id, day, Amount(), amount)
 
 
 def release(connection: sa.Connection, account_id: int, day: str, held: Amount) -> None:
@@ -107,8 +104,7 @@ def charge(connection: sa.Connection, account_id: int, day: str, held: Amount, a
     """Turn what was reserved on `day` into a charge of `amount`, which is no more than was held."""
     assert all(a <= h for a, h in zip(astuple(amount), astuple(held), strict=True)), "charged more than held"
     less = Amount(-held.forwards, -held.queries, -held.price_micros)
-    for _, span in _spans(day):
-        _add(connection, account_id, span, amount, less)
+    _add(connection, account_id, day, amount, less)
 
 
 def spent(books: Books, account_id: int) -> Amount:
@@ -119,7 +115,8 @@ def spent(books: Books, account_id: int) -> Amount:
 
 def spent_in(connection: sa.Connection, account_id: int) -> Amount:
     """Return what the account was charged in all, as this transaction sees it."""
-    row = _read(connection, account_id, Period.TOTAL.value)
+    mine = (spending.c.account_id == account_id) & (spending.c.span == Period.TOTAL.value)
+    row = connection.execute(sa.select(spending).where(mine)).first()
     return Amount(row.forwards, row.queries, row.price_micros) if row is not None else Amount()
 
 
@@ -132,25 +129,29 @@ def left(books: Books, account_id: int, day: str) -> Budget:
 def left_in(connection: sa.Connection, account_id: int, day: str) -> Budget:
     """Return what `left` does, as this transaction sees it."""
     lowest: list[int | None] = [None, None, None]
-    caps = _caps(connection, account_id)
+    caps, counters = _caps(connection, account_id), _counters(connection, account_id, day)
     for period, span in _spans(day):
-        row, cap = _read(connection, account_id, span), caps.get(period)
+        cap = caps.get(period)
         if cap is not None:
-            for index, value in enumerate(_remaining(cap, row)):
+            for index, value in enumerate(_remaining(cap, _taken(counters.get(span)))):
                 known = lowest[index]
                 lowest[index] = value if known is None or (value is not None and value < known) else known
     return Budget(*lowest)
 
 
-def _remaining(cap: Budget, row: sa.Row[Any] | None) -> tuple[int | None, ...]:
-    taken = (0, 0, 0)
-    if row is not None:
-        taken = (
-            row.forwards + row.held_forwards,
-            row.queries + row.held_queries,
-            row.price_micros + row.held_price_micros,
-        )
+def _remaining(cap: Budget, taken: tuple[int, ...]) -> tuple[int | None, ...]:
     return tuple(None if most is None else max(most - used, 0) for most, used in zip(astuple(cap), taken, strict=True))
+
+
+def _taken(row: sa.Row[Any] | None) -> tuple[int, ...]:
+    """Forwards, queries and money charged and held; nothing where there is no counter yet."""
+    if row is None:
+        return (0, 0, 0)
+    return (
+        row.forwards + row.held_forwards,
+        row.queries + row.held_queries,
+        row.price_micros + row.held_price_micros,
+    )
 
 
 def _spans(day: str) -> Iterator[tuple[Period, str]]:
@@ -164,23 +165,17 @@ def _caps(connection: sa.Connection, account_id: int) -> dict[Period, Budget]:
     return {Period(r.period): Budget(r.max_forwards, r.max_queries, r.max_price_micros) for r in rows}
 
 
-def _read(connection: sa.Connection, account_id: int, span: str) -> sa.Row[Any] | None:
-    mine = (spending.c.account_id == account_id) & (spending.c.span == span)
-    return connection.execute(sa.select(spending).where(mine)).first()
+def _mine(account_id: int, day: str) -> sa.ColumnElement[bool]:
+    return (spending.c.account_id == account_id) & spending.c.span.in_([span for _, span in _spans(day)])
 
 
-def _counters(connection: sa.Connection, account_id: int, span: str) -> sa.Row[Any]:
-    row = _read(connection, account_id, span)
-    if row is None:
-        connection.execute(sa.insert(spending).values(account_id=account_id, span=span))
-        row = _read(connection, account_id, span)
-    assert row is not None
-    return row
+def _counters(connection: sa.Connection, account_id: int, day: str) -> dict[str, sa.Row[Any]]:
+    """The counters of the spans of `day` by span, of those that have one."""
+    return {row.span: row for row in connection.execute(sa.select(spending).where(_mine(account_id, day)))}
 
 
-def _add(connection: sa.Connection, account_id: int, span: str, charged: Amount, held: Amount) -> None:
-    mine = (spending.c.account_id == account_id) & (spending.c.span == span)
-    change = sa.update(spending).where(mine)
+def _add(connection: sa.Connection, account_id: int, day: str, charged: Amount, held: Amount) -> None:
+    change = sa.update(spending).where(_mine(account_id, day))
     connection.execute(
         change.values(
             forwards=spending.c.forwards + charged.forwards,
