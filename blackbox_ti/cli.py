@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from blackbox_ti import audit, doctor, report
+from blackbox_ti.blas import one_thread
 from blackbox_ti.budget import Caps
 from blackbox_ti.clip import Clip
 from blackbox_ti.concept import load_concept
@@ -148,7 +149,8 @@ def _optimize(args: argparse.Namespace) -> int:
         scorer = choose_scorer(settings, card, concept, clip)
     record_command(args.out, args)
     caps = _caps(args, settings)
-    with run_endpoint(args.out, lambda hook: connect(args, on_attempt=hook), settings, concept, caps) as endpoint:
+    asked = run_endpoint(args.out, lambda hook: connect(args, on_attempt=hook), settings, concept, caps)
+    with one_thread(), asked as endpoint:
         result = invert(
             endpoint,
             args.images,

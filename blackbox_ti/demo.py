@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from blackbox_ti.blas import one_thread
 from blackbox_ti.booked import BookedEndpoint
 from blackbox_ti.budget import Caps
 from blackbox_ti.clip import Clip, clip_similarity
@@ -116,7 +117,7 @@ def run_demo(out: Path, *, seed: int, max_forwards: int, console: Console) -> di
     console.say("starting the server on the bundled model")
     settings = InversionSettings(seed=seed, max_forwards=max_forwards)
     clip = Clip(CLIP_DIR)
-    with demo_server() as url:
+    with one_thread(), demo_server() as url:
         with contextlib.closing(HttpEndpoint(url)) as probe:
             concept = load_concept(out / "references", probe.describe().resolution)
         caps = Caps(forwards=max_forwards + _PICTURE_FORWARDS)
