@@ -5,7 +5,8 @@ Only the one shape that losses need is compiled, where that is asked for: pictur
 Batch invariance: every pass of the denoiser has the same shape and strides, `micro_batch` rows, the last one of a
 request padded, and so has every pass of a text encoder. Kernels are chosen by shape and strides, so a row's bits depend
 neither on how many other rows there are nor on what they hold; `warm_up` checks on this very machine that they don't
-depend on the row's place either.
+depend on the row's place either. Where it finds that half as many rows, or a quarter and so on, give the same bits as
+well, few rows are scored in such a smaller pass.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from server_stub.fingerprint import fingerprint
 from server_stub.loss_work import LossWork, pad
 from server_stub.placement import DTYPES, Placement, compiled, marked, place
 from server_stub.tiny import PIPELINE_DIR
-from server_stub.warm_up import measured_micro_batch, places_agree, warm_pictures
+from server_stub.warm_up import agreeing_passes, measured_micro_batch, places_agree, warm_pictures
 
 __all__ = ["DiffusersEngine", "MicroBatch"]
 
@@ -63,6 +64,7 @@ class DiffusersEngine:
         self.family: Family = FAMILIES[type(pipe).__name__](pipe, resolution, self.device)
         self.denoise = self.family.denoise
         self.micro_batch = micro_batch if isinstance(micro_batch, int) else self._usual_micro_batch()
+        self._smaller: tuple[int, ...] = ()
         self._encoders = {encoder.name: encoder for encoder in self.family.encoders}
         self._info = self._describe(model or type(pipe).__name__, identity)
 
@@ -174,14 +176,13 @@ class DiffusersEngine:
             ValueError: there are more rows than a micro-batch holds.
         """
         with torch.inference_mode():
+            size = self._rows_of_pass(sum(s.stop - s.start for s in slices))
             inputs = [s.work.inputs(s.start, s.stop) for s in slices]
             noisy, target, timestep = (
-                pad([getattr(part, name) for part in inputs], self.micro_batch)
-                for name in ("noisy", "target", "timestep")
+                pad([getattr(part, name) for part in inputs], size) for name in ("noisy", "target", "timestep")
             )
             conditioning = {
-                key: pad([part.conditioning[key] for part in inputs], self.micro_batch)
-                for key in inputs[0].conditioning
+                key: pad([part.conditioning[key] for part in inputs], size) for key in inputs[0].conditioning
             }
             prediction = self.denoise(noisy, timestep, conditioning)
             losses = (prediction.float() - target).square().flatten(1).mean(dim=1)
@@ -189,6 +190,10 @@ class DiffusersEngine:
             for s in slices:
                 s.work.keep(s.start, losses[at : at + s.stop - s.start])
                 at += s.stop - s.start
+
+    def _rows_of_pass(self, rows: int) -> int:
+        """Return the size of the smallest pass that holds `rows` and gives the bits of a whole micro-batch."""
+        return min((size for size in self._smaller if rows <= size < self.micro_batch), default=self.micro_batch)
 
     def result(self, work: LossWork) -> NDArray[np.float32]:
         """Return per-sample losses (B, n) of work whose rows are all scored."""
@@ -219,8 +224,11 @@ class DiffusersEngine:
         if self._measures:
             self.micro_batch = measured_micro_batch(self)
         self.denoise = compiled(self.family.denoise, self.placement)
+        self._smaller = ()
         while self.micro_batch > 1 and not places_agree(self):
             self.micro_batch //= 2
+        if not self.placement.compile:
+            self._smaller = agreeing_passes(self)
 
     def _picture(self, job: ImageJob, item: ImageItem) -> Image.Image:
         vectors = {

@@ -1,4 +1,4 @@
-"""What an engine finds out about itself before it serves: how many rows a denoiser pass should have."""
+"""What an engine finds out about itself before it serves: how many rows a denoiser pass should and may have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from blackbox_ti.wire import ImageItem, Sample
@@ -14,7 +15,7 @@ from server_stub.engine import ImageJob, LossJob, Slice
 if TYPE_CHECKING:
     from server_stub.diffusers_engine import DiffusersEngine
 
-__all__ = ["measured_micro_batch", "places_agree", "warm_job", "warm_pictures"]
+__all__ = ["agreeing_passes", "measured_micro_batch", "places_agree", "warm_job", "warm_pictures"]
 
 _WORD: Final = "<sks>"
 _PICTURE_STEPS: Final = 5
@@ -56,6 +57,31 @@ def places_agree(engine: DiffusersEngine) -> bool:
         if not np.array_equal(losses, expected[order], equal_nan=True):
             return False
     return True
+
+
+def agreeing_passes(engine: DiffusersEngine) -> tuple[int, ...]:
+    """Return the halves, quarters and so on of a micro-batch whose passes give every row the bits of a whole one.
+
+    The first that does not ends the search. Kernels are chosen by shape, not by what they are given: where another one
+    were at work, losses of different rows would show it.
+    """
+    job = warm_job(engine, engine.micro_batch)
+    expected = engine.losses(job)
+    found: list[int] = []
+    size = engine.micro_batch // 2
+    while size and engine.micro_batch % size == 0 and np.array_equal(_in_passes(engine, job, size), expected):
+        found.append(size)
+        size //= 2
+    return tuple(found)
+
+
+def _in_passes(engine: DiffusersEngine, job: LossJob, size: int) -> NDArray[np.float32]:
+    """Return the losses of a job in passes of another size than the micro-batch."""
+    whole, engine.micro_batch = engine.micro_batch, size
+    try:
+        return engine.losses(job)
+    finally:
+        engine.micro_batch = whole
 
 
 def measured_micro_batch(engine: DiffusersEngine) -> int:

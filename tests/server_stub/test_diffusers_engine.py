@@ -21,7 +21,7 @@ from blackbox_ti.errors import InputError
 from blackbox_ti.wire import ImageItem, Sample
 from server_stub.diffusers_engine import DiffusersEngine, MicroBatch
 from server_stub.engine import ImageJob, LossJob, Slice, SteppedEngine
-from server_stub.warm_up import places_agree
+from server_stub.warm_up import agreeing_passes, places_agree, warm_job
 from tests.server_stub.tiny_models import CONTEXT, WIDTH, WORDS, save_stable_diffusion
 
 PLACEHOLDER = "<sks>"
@@ -266,6 +266,20 @@ def test_warm_up_settles_the_micro_batch(folder: Path, size: MicroBatch) -> None
     assert engine.micro_batch in ({1, 2, 4} if size == 4 else {1, 2, 4, 8, 16, 32, 64})
     assert places_agree(engine)
     np.testing.assert_allclose(engine.losses(_loss_job(engine)), before, rtol=1e-5)
+
+
+def test_few_rows_take_a_smaller_pass_with_the_same_bits(folder: Path) -> None:
+    """After warm-up no pass has more rows than the smallest that agrees needs, and losses are those of whole ones."""
+    whole, warm = (DiffusersEngine.load(folder, device="cpu", micro_batch=16) for _ in range(2))
+    warm.warm_up()
+    sizes: list[int] = []
+    warm.family.denoiser.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    for rows in (1, 3, 8, 16, 19):
+        asked = warm_job(warm, rows)
+        np.testing.assert_array_equal(warm.losses(asked), whole.losses(asked))
+    allowed = {*agreeing_passes(warm), warm.micro_batch}
+    sizes = sizes[:6]
+    assert sizes == [min(s for s in allowed if s >= rows) for rows in (1, 3, 8, 16, 16, 3)]
 
 
 def test_a_micro_batch_whose_places_differ_is_given_up(folder: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.engine import Slice
-from server_stub.warm_up import measured_micro_batch, places_agree, warm_job, warm_pictures
+from server_stub.warm_up import agreeing_passes, measured_micro_batch, places_agree, warm_job, warm_pictures
 from tests.server_stub.tiny_models import save_stable_diffusion
 
 
@@ -43,6 +43,18 @@ class _Placed(DiffusersEngine):
                 last.work.keep(last.stop - 1, torch.nextafter(losses[-1:], torch.tensor([2.0])))
 
 
+class _Graded(DiffusersEngine):
+    """A device on which passes of fewer than four rows are off by the last bit."""
+
+    def score(self, slices: Sequence[Slice]) -> None:
+        super().score(slices)
+        if self.micro_batch < 4:
+            one = slices[0]
+            with torch.inference_mode():
+                losses = torch.from_numpy(one.work.result()).flatten()[one.start : one.stop]
+                one.work.keep(one.start, torch.nextafter(losses, torch.full_like(losses, 2.0)))
+
+
 def test_a_warm_job_is_what_a_client_might_ask(folder: Path) -> None:
     """It has a row a sample, all samples differ, and all losses are finite."""
     engine = DiffusersEngine.load(folder, device="cpu")
@@ -63,6 +75,13 @@ def test_one_bit_is_enough_to_disagree(folder: Path) -> None:
     """Places agree in an engine as it is, and a difference of the last bit in one place is found."""
     assert places_agree(DiffusersEngine.load(folder, device="cpu", micro_batch=4))
     assert not places_agree(_Placed.load(folder, device="cpu", micro_batch=4))
+
+
+def test_smaller_passes_are_used_as_far_as_their_bits_agree(folder: Path) -> None:
+    """Of halves and quarters those whose losses differ by the last bit are left out, and all below them."""
+    engine = _Graded.load(folder, device="cpu", micro_batch=16)
+    assert set(agreeing_passes(engine)) <= {8, 4}
+    assert engine.micro_batch == 16
 
 
 def test_warming_pictures_runs_the_whole_pipeline(folder: Path) -> None:
