@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -48,7 +49,6 @@ class Progress:
     """Where a run stands; losses are None before the first and where the host tells none.
 
     Where pictures are judged, `score` and `heldout_score` stand for losses, and larger is better.
-
     `host_changed` is how often the canary found that the host answers otherwise than before.
     """
 
@@ -143,7 +143,7 @@ def _learn(
     on_plan: Callable[[Plan, Start], None] | None,
 ) -> InversionResult:
     run = _Run(evaluator, settings, ready, on_progress, describe)
-    start = choose_start(evaluator, ready.starts, run.bank("race", ready.plan.race_samples))
+    start = choose_start(evaluator, ready.starts, ready.plan.races, partial(run.bank, "race"))
     if on_plan:
         on_plan(ready.plan, start)
     return run.search(start, search_subspace(ready, start.embedding, settings, _rng(settings, "subspace")))

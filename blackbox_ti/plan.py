@@ -15,12 +15,16 @@ from blackbox_ti.wire import ModelCard
 __all__ = ["Plan", "make_plan"]
 
 _RACE_SAMPLES, _RACE_PICTURES = 16, 4
+_FINAL_FACTOR = 4
 _SEARCH_SIZE = 512
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A search that fits its budget. Costs are in forwards."""
+    """A search that fits its budget. Costs are in forwards.
+
+    `race` starts are compared in the rounds `races`, each (starts, samples), the best of one going on to the next.
+    """
 
     subspace: SubspaceName
     dimension: int
@@ -28,7 +32,7 @@ class Plan:
     samples: int
     generations: int
     race: int
-    race_samples: int
+    races: tuple[tuple[int, int], ...]
     heldout: int
     check_every: int
     report: int
@@ -52,8 +56,8 @@ class Plan:
 
     @property
     def race_cost(self) -> int:
-        """What comparing words costs; a race of one needs no comparison."""
-        return self.race * self.race_samples * self.sample_forwards if self.race > 1 else 0
+        """What comparing words costs."""
+        return sum(starts * samples for starts, samples in self.races) * self.sample_forwards
 
     @property
     def checks(self) -> int:
@@ -83,7 +87,7 @@ class Plan:
 
     def cost(self, card: ModelCard) -> Cost:
         """Return the exact cost of the whole plan on an endpoint, as its books will show it."""
-        calls = [(self.race, self.race_samples)] if self.race > 1 else []
+        calls = list(self.races)
         generation = [(self.popsize, self.samples)] if self.common_noise else [(1, self.samples)] * self.popsize
         calls += generation * self.generations
         calls += [(2 if self.ranked else 1, self.heldout)] * self.checks
@@ -138,7 +142,8 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     ranked = card.reply_mode == "rank" and not pictures
     checks = _checks(settings, budget)
     judging = 2 * checks * bank if ranked else ((checks > 0) + checks + 2) * bank
-    overhead = (race * race_samples if race > 1 else 0) + judging
+    races = _races(race, race_samples, card.limits.max_samples)
+    overhead = sum(starts * asked for starts, asked in races) + judging
     canary = plan_canary(
         settings.canary_every,
         budget=budget,
@@ -152,10 +157,19 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
         raise _too_small(settings, (popsize * samples + overhead + canary.cost(1)) * each, drawn=pictures is not None)
     check_every = max(1, -(-generations // checks)) if checks else generations + 1
     return Plan(
-        subspace, dimension, popsize, samples, generations, race, race_samples, bank if checks else 0,
+        subspace, dimension, popsize, samples, generations, race, races, bank if checks else 0,
         check_every, bank, ranked, settings.max_forwards, settings.common_noise,
         _notes(settings, subspace, per_vector), canary, pictures, settings.sigma or _sigma(words),
     )  # fmt: skip
+
+
+def _races(starts: int, samples: int, most_samples: int) -> tuple[tuple[int, int], ...]:
+    """All starts on a small bank, then a quarter of them on a larger one at the same cost, if that leaves a choice."""
+    if starts == 1:
+        return ()
+    finalists = starts // _FINAL_FACTOR
+    final = ((finalists, min(_FINAL_FACTOR * samples, most_samples)),)
+    return ((starts, samples), *(final if finalists > 1 else ()))
 
 
 def _space(

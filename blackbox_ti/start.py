@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import InputError
 from blackbox_ti.evaluation import Evaluator
 from blackbox_ti.initialise import Start, from_attention, from_file, from_word, rank_words, whole_words
+from blackbox_ti.nudge import nudged
 from blackbox_ti.objective import prompts_for
 from blackbox_ti.phrase import distil, find_phrases
 from blackbox_ti.settings import InversionSettings
@@ -26,9 +27,9 @@ __all__ = ["choose_start", "shortlist"]
 
 Q = TypeVar("Q")
 
-_SENTENCE = "a photo of a {}"
 _TEMPLATES = 2
 _AXES = 256
+_NUDGED_PHRASES, _NUDGES, _NUDGE_AXES = 2, (2, 5), 128
 _PLAIN_WORDS = ("object", "thing", "picture", "photo", "art", "style")
 
 
@@ -90,7 +91,8 @@ def _with_clip(
     shared = _shared_words(vocabularies)
     words = next(iter(shared.values())).tokens
     pictures = clip.image_features(concept.images())
-    sentences = clip.text_features([_SENTENCE.format(w) for w in words])
+    sentence = prompts_for(settings.learnable_property, "{}")[0]
+    sentences = clip.text_features([sentence.format(w) for w in words])
     attended = from_attention(
         pictures, sentences, shared, temperature=settings.attention_temperature, norm=settings.attention_norm
     )
@@ -98,7 +100,7 @@ def _with_clip(
     starts = [Start(mixed, "cross-attention of the pictures and the vocabulary")]
     likely = [words[i] for i in rank_words(pictures, sentences)]
     if tower and settings.phrases and settings.race > 1:
-        starts += _phrases(settings, clip, tower, pictures, likely, shared)[-settings.phrases :]
+        starts += _phrases(settings, clip, tower, pictures, likely, shared)
     rest = max(settings.race - len(starts), 0)
     return starts + [from_word(word, vocabularies, settings.num_vectors) for word in likely[:rest]]
 
@@ -111,16 +113,19 @@ def _phrases(
     likely: Sequence[str],
     words: Mapping[str, Vocabulary],
 ) -> list[Start]:
-    """The phrases CLIP sees in the pictures, each as one word of the host's one encoder."""
+    """The phrases CLIP sees in the pictures, each as one word of the host's one encoder, and the longest moved on."""
     ((name, vocabulary),) = words.items()
     rows = {word: i for i, word in enumerate(vocabulary.tokens)}
     axes = principal_axes(vocabulary.embeddings, min(_AXES, len(rows) - 1, vocabulary.embeddings.shape[1]))
-    templates = prompts_for(settings.learnable_property, "{}")[:_TEMPLATES]
+    templates, stand_ins = prompts_for(settings.learnable_property, "{}")[:_TEMPLATES], vocabulary.tokens[:2]
     starts = []
-    for phrase in find_phrases(clip, pictures, likely, templates[0]):
+    for phrase in find_phrases(clip, pictures, likely, templates[0])[-settings.phrases :]:
         own = vocabulary.embeddings[[rows[word] for word in phrase.split()]]
-        found = distil(tower, phrase, templates, own, axes, vocabulary.tokens[:2], settings.num_vectors)
+        found = distil(tower, phrase, templates, own, axes, stand_ins, settings.num_vectors)
         starts.append(Start({name: found.vectors}, f"the words '{phrase}' in one"))
+    for start in starts[-_NUDGED_PHRASES:]:
+        moved = nudged(tower, start.embedding[name], templates, pictures, axes[:_NUDGE_AXES], stand_ins, _NUDGES)
+        starts += [Start({name: v}, f"{start.description}, moved towards the pictures") for v in moved]
     return starts
 
 
@@ -132,10 +137,25 @@ def _shared_words(vocabularies: Mapping[str, Vocabulary]) -> dict[str, Vocabular
     return {name: Vocabulary(words, t.embeddings[[rows[name][w] for w in words]]) for name, t in tables.items()}
 
 
-def choose_start(evaluator: Evaluator[Q], starts: Sequence[Start], bank: Sequence[Q]) -> Start:
-    """Return the start with the lowest mean loss, all asked on one bank; one alone is not asked."""
-    if len(starts) == 1:
-        return starts[0]
+def choose_start(
+    evaluator: Evaluator[Q],
+    starts: Sequence[Start],
+    races: Sequence[tuple[int, int]],
+    bank: Callable[[int, int], Sequence[Q]],
+) -> Start:
+    """Return the start with the lowest mean loss in the last of `races`, each (starts, samples).
+
+    A race is between the best of the one before, all asked on `bank(samples, index of the race)`; without a race the
+    first start wins.
+    """
+    for turn, (count, samples) in enumerate(races):
+        label = f"initialise/{turn}" if turn else "initialise"
+        starts = _raced(evaluator, starts[:count], bank(samples, turn), label)
+    return starts[0]
+
+
+def _raced(evaluator: Evaluator[Q], starts: Sequence[Start], bank: Sequence[Q], label: str) -> list[Start]:
+    """The starts by their mean loss on a bank, the lowest first."""
     stacked: Embedding = {n: np.stack([s.embedding[n] for s in starts]) for n in starts[0].embedding}
-    scores = evaluator.scores(stacked, bank, "initialise")
-    return starts[int(np.argmin(scores.fitness))]
+    order = np.argsort(evaluator.scores(stacked, bank, label).fitness, kind="stable")
+    return [starts[i] for i in order]

@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 _BATCH: Final = 64
 # The end of the text and some of the padding after it, where a causal tower sums up what it read.
 _AFTER_END: Final = (0, 1, 3, 7)
-_PARTS: Final = ("token_embedding", "positional_embedding", "attn_mask", "transformer", "ln_final")
+_PARTS: Final = ("token_embedding", "positional_embedding", "attn_mask", "transformer", "ln_final", "text_projection")
 
 
 class TextTower:
@@ -75,6 +75,16 @@ class TextTower:
             part = self._torch.from_numpy(np.array(vectors[i : i + _BATCH], dtype=np.float32))
             parts.append(self._states(ids[None].expand(len(part), -1), end, slots, part))
         return np.concatenate(parts)
+
+    def word_features(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str]) -> Array:
+        """Return CLIP's features (n, C) of `template` filled in with words of vectors (n, T, D), unit vectors."""
+        projection = self._text.text_projection
+        states = self._torch.from_numpy(self.word_states(template, vectors, stand_ins)[:, 0])
+        with self._torch.inference_mode():
+            if projection is not None:
+                weight = projection.weight.T if hasattr(projection, "weight") else projection
+                states = states @ weight.float().cpu()
+            return np.asarray(self._torch.nn.functional.normalize(states, dim=-1).numpy(), dtype=np.float32)
 
     def _ids(self, text: str) -> tuple[Any, int]:
         """Token ids (L) padded with the end token, as Stable Diffusion pads, and where the text ends."""

@@ -18,6 +18,7 @@ from blackbox_ti.initialise import Start
 from blackbox_ti.objective import BankSettings, draw_bank
 from blackbox_ti.settings import InversionSettings
 from blackbox_ti.start import choose_start, shortlist
+from blackbox_ti.wire import Sample
 from tests.fake_host import FakeHost, fake_endpoint, png
 
 CONCEPT = load_concept([Image.new("RGB", (8, 8), (200, 30, 30))], 8)
@@ -74,8 +75,13 @@ def test_the_race_is_won_by_the_lowest_loss_on_one_bank() -> None:
     endpoint = fake_endpoint(host)
     evaluator = LossEvaluator(endpoint, endpoint.describe(), endpoint.register_concept([png()]), "<sks>", ["a <sks>"])
     starts = [Start({"text": (host.target + d)[None].astype(np.float32)}, str(d)) for d in (0.9, 0.1, 0.5)]
-    bank = draw_bank(BankSettings(1, 1), 8, np.random.default_rng(0))
-    assert choose_start(evaluator, starts, bank).description == "0.1"
+
+    def bank(size: int, turn: int) -> list[Sample]:
+        return draw_bank(BankSettings(1, 1), size, np.random.default_rng(turn))
+
+    assert choose_start(evaluator, starts, [(3, 8)], bank).description == "0.1"
     assert host.forwards == 24
-    assert choose_start(evaluator, starts[:1], bank).description == "0.9"
+    assert choose_start(evaluator, starts[:1], [], bank).description == "0.9"
     assert host.forwards == 24
+    assert choose_start(evaluator, starts, [(3, 8), (2, 16)], bank).description == "0.1"
+    assert host.forwards == 24 + 24 + 32

@@ -48,6 +48,15 @@ def test_a_word_of_two_vectors_is_two_words(clip: Clip) -> None:
     assert not np.allclose(found[0], found[1], atol=1e-2)
 
 
+def test_a_words_features_are_those_of_its_text(clip: Clip) -> None:
+    """A token's row in the word's place gives CLIP's own features of the text, unit vectors."""
+    tower = TextTower(clip)
+    words = tower.vocabulary()
+    row = words.embeddings[list(words.tokens).index("heart</w>")]
+    found = tower.word_features("a photo of a {}", row[None, None], STAND_INS)
+    assert np.allclose(found, clip.text_features(["a photo of a heart"]), atol=1e-5)
+
+
 def test_stand_ins_of_several_tokens_are_named(clip: Clip) -> None:
     """Two words that show where the word is have to be one token each."""
     with pytest.raises(InputError, match="single tokens"):
