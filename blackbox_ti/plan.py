@@ -15,7 +15,6 @@ from blackbox_ti.wire import ModelCard
 __all__ = ["Plan", "make_plan"]
 
 _RACE_SAMPLES, _RACE_PICTURES = 16, 4
-_FINAL_FACTOR = 4
 _SEARCH_SIZE = 512
 
 
@@ -164,12 +163,15 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
 
 
 def _races(starts: int, samples: int, most_samples: int) -> tuple[tuple[int, int], ...]:
-    """All starts on a small bank, then a quarter of them on a larger one at the same cost, if that leaves a choice."""
-    if starts == 1:
-        return ()
-    finalists = starts // _FINAL_FACTOR
-    final = ((finalists, min(_FINAL_FACTOR * samples, most_samples)),)
-    return ((starts, samples), *(final if finalists > 1 else ()))
+    """All starts on half a bank, which tells where they differ; three quarters on one; a quarter on four.
+
+    Where a quarter is no choice there is one round. Of designs of 500 to 800 forwards this chose nearly the best of 16
+    most often for its cost, on banks recorded for six concepts.
+    """
+    finalists = starts // 4
+    if finalists < 2:
+        return ((starts, samples),) if starts > 1 else ()
+    return (starts, max(samples // 2, 1)), (starts - finalists, samples), (finalists, min(4 * samples, most_samples))
 
 
 def _space(

@@ -126,8 +126,8 @@ def test_steps_are_small_about_the_winner_of_a_race() -> None:
     assert make_plan(InversionSettings(sigma=2.5), CARD, vocabulary=500, words=8).sigma == 2.5
 
 
-def test_the_best_of_many_starts_race_again_on_a_larger_bank() -> None:
-    """A quarter of the starts get four times the samples; where a quarter is no choice there is one round, or none."""
+def test_the_best_of_many_starts_race_again_on_larger_banks() -> None:
+    """Each round has fewer starts and more samples; where a quarter of them is no choice there is one, or none."""
     settings = InversionSettings(race=16, race_samples=8)
     rounds = {words: make_plan(settings, CARD, vocabulary=500, words=words).races for words in (1, 7, 8, 20)}
-    assert rounds == {1: (), 7: ((7, 8),), 8: ((8, 8), (2, 32)), 20: ((16, 8), (4, 32))}
+    assert rounds == {1: (), 7: ((7, 8),), 8: ((8, 4), (6, 8), (2, 32)), 20: ((16, 4), (12, 8), (4, 32))}
