@@ -23,7 +23,7 @@ from tests.e2e.server_processes import serving
 
 __all__ = ["served"]
 
-_LIMITS: Final = {"max_concurrency": 32, "max_candidates": 256}
+_LIMITS: Final = {"max_concurrency": 32, "max_candidates": 512}
 _SETTINGS: Final = {"port": 0, "requests_per_second": 10_000, "requests_burst": 10_000, "log_level": "warning"}
 
 
