@@ -11,8 +11,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import TextIO
 
@@ -20,6 +22,7 @@ import uvicorn
 
 from blackbox_ti.errors import InputError
 from server_stub.accounts import Accounts
+from server_stub.allocator import keep_memory
 from server_stub.app import app_of
 from server_stub.connections import connection_class
 from server_stub.database import BooksUnavailableError
@@ -39,6 +42,7 @@ def run(settings: Settings, load: Callable[[], Engine], *, out: TextIO = sys.std
         InputError: the server may not start like this; the message says what to change.
     """
     configure(settings.log_level)
+    keep_memory()
     check_exposure(settings, guarded=_is_guarded(settings))
     context = server_context(settings)
     with listen(settings) as listener:
@@ -80,9 +84,27 @@ def _is_guarded(settings: Settings) -> bool:
 
 
 def _host(settings: Settings, load: Callable[[], Engine]) -> Host:
-    engine = load()
+    engine = _apart(load)
     with _unusable_state():
         return Host(engine, settings)
+
+
+def _apart(load: Callable[[], Engine]) -> Engine:
+    """Return what `load` makes in a thread that ends with it.
+
+    OpenMP keeps a pool of threads for each thread that ever used it, and with more pools than processors theirs wait
+    by sleeping: a pass on the lane took a tenth longer where the main thread had loaded the model.
+    """
+    loaded: Future[Engine] = Future()
+
+    def work() -> None:
+        try:
+            loaded.set_result(load())
+        except BaseException as error:
+            loaded.set_exception(error)
+
+    Thread(target=work, name="load", daemon=True).start()
+    return loaded.result()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from server_stub.allocator import keep_memory
 from tests.benchmarks import (
     throughput_client,
     throughput_engine,
@@ -72,6 +73,7 @@ def main(words: Sequence[str] | None = None) -> None:
     unknown = [part for part in args.parts if part not in PARTS]
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    keep_memory()  # as the server does
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     if args.threads:
         torch.set_num_threads(args.threads)
