@@ -23,4 +23,4 @@ def keep_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # other C libraries; Windows takes no None
         return False
     done = [mallopt(parameter, value) for parameter, value in _KEPT.values()]
-    return min(done) == 1
+    return bool(min(done) == 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def test_an_unusable_state_folder_is_said_plainly(tmp_path: Path) -> None:
     for settings in ({"state_dir": tmp_path / "file"}, {"database_url": f"sqlite:///{tmp_path / 'b'}"}):
         with pytest.raises(InputError, match="state folder"):
             run(Settings.model_validate({"port": 0, **settings}), FakeEngine, out=io.StringIO())
+
+
+def test_the_model_is_loaded_in_a_thread_that_ends(tmp_path: Path) -> None:
+    """The thread that serves has no pool of workers from loading, and what fails there fails the start."""
+    seen: list[threading.Thread] = []
+
+    def load() -> FakeEngine:
+        seen.append(threading.current_thread())
+        raise InputError("no such model")
+
+    with pytest.raises(InputError, match="no such model"):
+        run(Settings(port=0, state_dir=tmp_path), load, out=io.StringIO())
+    seen[0].join(timeout=10)
+    assert seen[0] is not threading.current_thread()
+    assert not seen[0].is_alive()
 
 
 def test_replies_do_not_wait_for_acknowledgements() -> None:
