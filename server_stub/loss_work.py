@@ -21,7 +21,7 @@ from server_stub.families import Conditioning, Family
 
 __all__ = ["TEXT_BATCH", "Inputs", "LossWork", "pad"]
 
-TEXT_BATCH: Final = 8
+TEXT_BATCH: Final = 4
 
 
 @dataclass(frozen=True)
