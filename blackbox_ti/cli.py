@@ -78,6 +78,7 @@ _KNOBS: dict[str, tuple[str, type, str]] = {
     "heldout_checks": ("--heldout-checks", int, "how often the mean is judged on it"),
     "patience": ("--patience", int, "judgements without a gain that end the search (default 6)"),
     "answer": ("--answer", str, "heldout (default), mean, or luckiest of the last generation"),
+    "averaging": ("--averaging", float, "share of the generations whose means the answer averages (default 0.25)"),
     "mirrored": ("--mirrored", bool, "candidates in pairs about the mean"),
     "rotate_every": ("--rotate-every", int, "generations a bank is kept for (default 1)"),
     "prompts_at_once": ("--prompts-at-once", int, "prompts in a generation's bank (default 2)"),

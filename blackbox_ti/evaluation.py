@@ -70,6 +70,12 @@ class Scores:
         row = self.row(candidate)
         return None if row is None else float(row.mean())
 
+    @property
+    def best(self) -> float | None:
+        """The lowest mean loss of a candidate, or None where none is known."""
+        means = [mean for mean in map(self.mean, range(len(self.fitness))) if mean is not None]
+        return min(means, default=None)
+
 
 @dataclass
 class Spent:

@@ -49,7 +49,7 @@ class Progress:
     """Where a run stands; losses are None before the first and where the host tells none.
 
     Where pictures are judged, `score` and `heldout_score` stand for losses, and larger is better.
-    `host_changed` is how often the canary found that the host answers otherwise than before.
+    `host_changed` counts how often the canary found that the host answers otherwise.
     """
 
     phase: str
@@ -72,7 +72,7 @@ class InversionResult:
     `heldout_loss_before` and `heldout_loss_after` are measured on a bank that neither the search nor the choice of the
     answer has seen, the same for both; None where the host tells no losses. Where pictures are judged there are no
     losses, and the held-out scores are the mean of what `scorer` says, larger being better. `history` holds one
-    `Progress` a generation. `host_changed` is how often the canary found that the host answers otherwise than before.
+    `Progress` a generation. `host_changed` is as in `Progress`.
     """
 
     placeholder_token: str
@@ -182,7 +182,7 @@ class _Run(Generic[Q]):
         return self.evaluator.bank(purpose, size, _rng(self.settings, purpose, index)) if size else []
 
     def search(self, start: Start, subspace: Subspace) -> InversionResult:
-        """Search from `start`; the answer is the best mean on the held-out bank."""
+        """Search from `start`; the answer is the best average of means on the held-out bank."""
         judge = Judge(self.evaluator, self.bank("heldout", self.plan.heldout), start.embedding)
         report = self.bank("report", self.plan.report)
         before = None
@@ -208,15 +208,15 @@ class _Run(Generic[Q]):
             candidates = subspace.embed(strategy.ask())
             scores = self._scores(candidates, generation)
             strategy.tell(scores.fitness)
+            answer = _row(subspace.embed(strategy.averaged(self.settings.averaging)[None]), 0)
             if self.settings.answer == "luckiest":
-                judge.best = _row(candidates, int(np.argmin(scores.fitness)))
-            elif not self.plan.heldout:
-                judge.best = _row(subspace.embed(strategy.mean[None]), 0)
+                answer = _row(candidates, int(np.argmin(scores.fitness)))
+            if not self.plan.heldout:
+                judge.best = answer
             elif generation % self.plan.check_every == 0 or generation == self.plan.generations:
-                judge.consider(_row(subspace.embed(strategy.mean[None]), 0), generation)
+                judge.consider(answer, generation)
             self._watch(generation)
-            best = min((m for m in map(scores.mean, range(len(scores.fitness))) if m is not None), default=None)
-            self._tell("search", generation, best, judge.best_loss)
+            self._tell("search", generation, scores.best, judge.best_loss)
             if judge.failures >= self.settings.patience:
                 return StopReason.NOTHING_MORE_LEARNED
         return StopReason.PLAN_FINISHED

@@ -50,11 +50,22 @@ class CmaSearch:
         }
         self._strategy: Any = cma.CMAEvolutionStrategy(np.zeros(settings.dimension), settings.sigma, options)
         self._asked: Array | None = None
+        self._means: list[Array] = []
 
     @property
     def mean(self) -> Array:
         """The distribution's mean (d,)."""
         return np.array(self._strategy.mean, dtype=np.float64)
+
+    def averaged(self, share: float) -> Array:
+        """Return the average (d,) of the means after the last `share` of the generations told, or of the last alone.
+
+        Noise that moves the mean from one generation to the next averages out (Polyak and Juditsky, SIAM J. Control
+        Optim. 30, 1992).
+        """
+        if not self._means:
+            return self.mean
+        return np.asarray(np.mean(self._means[-max(1, round(share * len(self._means))) :], axis=0))
 
     @property
     def sigma(self) -> float:
@@ -97,3 +108,4 @@ class CmaSearch:
             raise SearchError("fitness holds NaN or infinity; give failed candidates a large finite number instead")
         asked, self._asked = self._asked, None
         self._strategy.tell([np.array(z) for z in asked], list(values))
+        self._means.append(self.mean)

@@ -29,7 +29,8 @@ class InversionSettings(BaseModel):
     `add_mean` moves the origin by the mean word. `timestep_sampling` is uniform, or adaptive: more often where
     candidates' losses differ, weighted so that the mean stays what it was (`timesteps.Focus`). Without `common_noise`
     every candidate of a generation is scored on a bank of its own. `answer` is the mean that did best on the held-out
-    bank, the last mean, or the candidate that scored best in the last generation. `attention_norm` is the length of
+    bank, the last mean, or the candidate that scored best in the last generation; a mean is averaged over the last
+    `averaging` of the generations so far, 0 for none of it. `attention_norm` is the length of
     the cross-attention's result: that of words, or 1. Every `canary_every` generations one question is asked again,
     to notice a model swapped in silence; 0 for never. `objective` is what the host is asked for: losses, pictures
     that `scorer` (`package.module:function`; None for CLIP) judges here, or losses where it offers them. While
@@ -69,6 +70,7 @@ class InversionSettings(BaseModel):
     whiten: bool = True
     add_mean: bool = False
     answer: Literal["heldout", "mean", "luckiest"] = "heldout"
+    averaging: float = Field(default=0.25, ge=0, le=1)
     attention_temperature: float = Field(default=0.02, gt=0)
     attention_norm: Literal["words", "unit"] = "words"
     objective: Literal["auto", "loss", "images"] = "auto"

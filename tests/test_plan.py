@@ -121,7 +121,8 @@ def test_steps_are_small_about_the_winner_of_a_race() -> None:
     settings = InversionSettings()
     raced = make_plan(settings, CARD, vocabulary=500, words=8)
     alone = make_plan(settings, CARD, vocabulary=500, words=1)
-    assert raced.sigma < alone.sigma
+    style = make_plan(InversionSettings(learnable_property="style"), CARD, vocabulary=500, words=8)
+    assert raced.sigma < style.sigma < alone.sigma
     assert f"sigma {alone.sigma:g}" in alone.describe()
     assert make_plan(InversionSettings(sigma=2.5), CARD, vocabulary=500, words=8).sigma == 2.5
 

@@ -91,6 +91,18 @@ def test_the_global_generator_is_left_alone() -> None:
     assert np.array_equal(_run(_search(), 3)[2], first[2])
 
 
+@given(st.integers(0, 20), st.floats(0, 1))
+def test_the_answer_averages_the_last_means(generations: int, share: float) -> None:
+    """It is the mean of the means after the last share of the generations, never of none."""
+    search = CmaSearch(SearchSettings(3, 6), np.random.default_rng(1))
+    means = [search.mean]
+    for _ in range(generations):
+        search.tell(np.square(search.ask() - 1).sum(axis=1))
+        means.append(search.mean)
+    kept = means[1:][-max(1, round(share * generations)) :] if generations else means
+    np.testing.assert_allclose(search.averaged(share), np.mean(kept, axis=0))
+
+
 def test_mirrored_candidates_come_in_pairs() -> None:
     """Each pair lies on both sides of the mean; an odd population leaves one alone."""
     points = _search(SearchSettings(dimension=3, popsize=7, mirrored=True)).ask()

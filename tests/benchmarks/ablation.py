@@ -52,6 +52,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no race: attention alone": {"race": 1},
     "no race, no temperature": {"race": 1, "attention_temperature": 1.0},
     "the last mean as the answer": {"answer": "mean"},
+    "means not averaged": {"averaging": 0.0},
     "the luckiest candidate as the answer": {"answer": "luckiest"},
 }
 
