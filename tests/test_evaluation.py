@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from blackbox_ti.batching import Block, pack
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.errors import InputError, PlaceholderError, RejectedError
-from blackbox_ti.evaluation import LossEvaluator, Purpose, Spent, ask_blocks
+from blackbox_ti.evaluation import LossEvaluator, Purpose, Scores, Spent, ask_blocks
 from blackbox_ti.objective import BankSettings, draw_bank
 from blackbox_ti.timesteps import Focus, FocusedBank
 from blackbox_ti.wire import Charge, Limits, LossReply, LossRequest, Problem, Sample
@@ -32,6 +32,14 @@ def _evaluator(host: FakeHost, limits: Limits | None = None) -> LossEvaluator:
 
 def _candidates(count: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     return {"text": np.random.default_rng(1).normal(0, 0.1, (count, 1, 8)).astype(np.float32)}
+
+
+def test_the_best_of_a_generation_is_the_lowest_loss_that_is_known() -> None:
+    """Rejected candidates have none, and a host that only ranks tells none."""
+    rows = [np.array([0.3, 0.5]), None, np.array([0.1, 0.3])]
+    assert Scores(np.array([0.4, 9.0, 0.2]), rows).best == pytest.approx(0.2)
+    assert Scores(np.array([9.0]), [None]).best is None
+    assert Scores(np.array([1.0, 0.0]), None).best is None
 
 
 @settings(max_examples=6, deadline=None)
