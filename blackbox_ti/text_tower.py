@@ -58,13 +58,16 @@ class TextTower:
     def text_states(self, text: str) -> Array:
         """Return the states (K, D) at the end of a text and after it."""
         ids, end = self._ids(text)
-        return np.asarray(self._states(ids[None], end)[0])
+        return np.asarray(self._states(ids[None], end, _AFTER_END)[0])
 
     def word_states(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str]) -> Array:
         """Return the states (n, K, D) of `template` filled in with words of vectors (n, T, D).
 
         `stand_ins` are two different words of one token each, which show where the word is.
         """
+        return self._worded(template, vectors, stand_ins, _AFTER_END)
+
+    def _worded(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str], after: Sequence[int]) -> Array:
         count = vectors.shape[1]
         (ids, end), (other, _) = (self._ids(template.format(" ".join([w] * count))) for w in stand_ins)
         slots = self._torch.nonzero(ids != other)[:, 0]
@@ -73,13 +76,13 @@ class TextTower:
         parts = []
         for i in range(0, len(vectors), _BATCH):
             part = self._torch.from_numpy(np.array(vectors[i : i + _BATCH], dtype=np.float32))
-            parts.append(self._states(ids[None].expand(len(part), -1), end, slots, part))
+            parts.append(self._states(ids[None].expand(len(part), -1), end, after, slots, part))
         return np.concatenate(parts)
 
     def word_features(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str]) -> Array:
         """Return CLIP's features (n, C) of `template` filled in with words of vectors (n, T, D), unit vectors."""
         projection = self._text.text_projection
-        states = self._torch.from_numpy(self.word_states(template, vectors, stand_ins)[:, 0])
+        states = self._torch.from_numpy(self._worded(template, vectors, stand_ins, _AFTER_END[:1])[:, 0])
         with self._torch.inference_mode():
             if projection is not None:
                 weight = projection.weight.T if hasattr(projection, "weight") else projection
@@ -93,12 +96,12 @@ class TextTower:
         ids[end:] = ids[end].clone()
         return ids, end
 
-    def _states(self, ids: Any, end: int, slots: Any = None, vectors: Any = None) -> Array:
+    def _states(self, ids: Any, end: int, after: Sequence[int], slots: Any = None, vectors: Any = None) -> Array:
         """Run the tower over token ids (n, L), those at `slots` (T) embedded as `vectors` (n, T, D).
 
         The tower is causal, so it need not read further than what is wanted of it.
         """
-        at = [min(end + k, ids.shape[1] - 1) for k in _AFTER_END]
+        at = [min(end + k, ids.shape[1] - 1) for k in after]
         length, text, weight = at[-1] + 1, self._text, self._embedding.weight
         with self._torch.inference_mode():
             x = self._embedding(ids[:, :length].to(weight.device))
