@@ -20,7 +20,7 @@ class Judge(Generic[Q]):
 
     A rival has to win by more than one standard error of the paired difference: of many that are no better than the
     best, one would always look so by luck (the one-standard-error rule, Breiman et al., Classification and Regression
-    Trees, 1984).
+    Trees, 1984). Without a bank the last one considered is kept.
     """
 
     def __init__(self, evaluator: Evaluator[Q], bank: Sequence[Q], start: Embedding) -> None:
@@ -42,6 +42,9 @@ class Judge(Generic[Q]):
 
     def consider(self, embedding: Embedding, generation: int) -> bool:
         """Judge a candidate; keep it and return True if it beats the best so far."""
+        if not self._bank:
+            self.best = embedding
+            return True
         ranked = self._evaluator.ranked
         rivals = [self.best, embedding] if ranked else [embedding]
         scores = self._evaluator.scores(_stacked(rivals), self._bank, f"heldout/{generation}")

@@ -208,18 +208,18 @@ class _Run(Generic[Q]):
             candidates = subspace.embed(strategy.ask())
             scores = self._scores(candidates, generation)
             strategy.tell(scores.fitness)
-            answer = _row(subspace.embed(strategy.averaged(self.settings.averaging)[None]), 0)
-            if self.settings.answer == "luckiest":
-                answer = _row(candidates, int(np.argmin(scores.fitness)))
-            if not self.plan.heldout:
-                judge.best = answer
-            elif generation % self.plan.check_every == 0 or generation == self.plan.generations:
-                judge.consider(answer, generation)
+            if generation % self.plan.check_every == 0 or generation == self.plan.generations:
+                judge.consider(self._answer(strategy, subspace, candidates, scores), generation)
             self._watch(generation)
             self._tell("search", generation, scores.best, judge.best_loss)
             if judge.failures >= self.settings.patience:
                 return StopReason.NOTHING_MORE_LEARNED
         return StopReason.PLAN_FINISHED
+
+    def _answer(self, strategy: CmaSearch, subspace: Subspace, candidates: Embedding, scores: Scores) -> Embedding:
+        if self.settings.answer == "luckiest":
+            return _row(candidates, int(np.argmin(scores.fitness)))
+        return _row(subspace.embed(strategy.averaged(self.settings.averaging)[None]), 0)
 
     def _scores(self, candidates: Embedding, generation: int) -> Scores:
         """Score a generation on one bank, or where the user wants it so each candidate on a bank of its own."""

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from blackbox_ti.subspace import displaced
 from blackbox_ti.text_tower import TextTower
 
 __all__ = ["nudged"]
@@ -34,18 +35,14 @@ def nudged(
     A step has length 1 in the coordinates of `axes` (d, D), each as long as a natural step of a word;
     `image_features` (n, C) are unit vectors. The similarity's gradient is taken by forward differences.
     """
-    count, target = len(vectors), image_features.mean(axis=0).astype(np.float64)
-    z = np.zeros(count * len(axes))
-
-    def placed(points: Array) -> Array:
-        return vectors + (points.reshape(len(points), count, -1) @ axes)
-
+    target = image_features.mean(axis=0).astype(np.float64)
+    z = np.zeros(len(vectors) * len(axes))
     found = []
     for step in range(1, max(steps) + 1):
-        asked = placed(z + np.concatenate([np.zeros((1, len(z))), _DIFFERENCE * np.eye(len(z))]))
+        asked = displaced(vectors, z + np.concatenate([np.zeros((1, len(z))), _DIFFERENCE * np.eye(len(z))]), axes)
         similarity = np.sum([tower.word_features(t, asked, stand_ins) @ target for t in templates], axis=0)
         slope = similarity[1:] - similarity[0]
         z = z + slope / max(float(np.linalg.norm(slope)), 1e-12)
         if step in steps:
-            found.append(placed(z[None])[0].astype(np.float32))
+            found.append(displaced(vectors, z[None], axes)[0].astype(np.float32))
     return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from blackbox_ti.subspace import displaced
 from blackbox_ti.text_tower import TextTower
 
 if TYPE_CHECKING:
@@ -72,15 +73,13 @@ def distil(tower: TextTower, phrase: str, templates: Sequence[str], words: NDArr
     starts = np.repeat(np.concatenate([words.mean(axis=0)[None], words])[:, None], num_vectors, axis=1)
     misses = np.square(states(starts) - target).sum(axis=1)
     origin = starts[int(misses.argmin())].astype(np.float64)
-    dim = origin.shape[1]
 
     def residuals(z: Array) -> Array:
-        moved = origin + (z.reshape(-1, num_vectors, len(axes)) @ axes).reshape(-1, num_vectors, dim)
-        return np.asarray(states(moved) - target)
+        return np.asarray(states(displaced(origin, z, axes)) - target)
 
     z = least_squares(residuals, np.zeros(num_vectors * len(axes)))
     left = float(np.square(residuals(z[None])).sum() / max(float(misses.max()), 1e-12))
-    return Distilled((origin + z.reshape(num_vectors, -1) @ axes).astype(np.float32), min(left, 1.0))
+    return Distilled(displaced(origin, z[None], axes)[0].astype(np.float32), min(left, 1.0))
 
 
 def least_squares(residuals: Callable[[Array], Array], z: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blackbox_ti.batching import pack
@@ -15,7 +16,7 @@ from blackbox_ti.wire import ModelCard
 
 __all__ = ["Plan", "make_plan"]
 
-_RACE_SAMPLES, _RACE_PICTURES = 16, 4
+_RACE_SAMPLES, _RACE_PICTURES, _RACE_SHARE = 16, 4, 8
 _SEARCH_SIZE = 512
 
 
@@ -23,7 +24,7 @@ _SEARCH_SIZE = 512
 class Plan:
     """A search that fits its budget. Costs are in forwards.
 
-    `race` starts are compared in the rounds `races`, each (starts, samples), the best of one going on to the next.
+    Starts are compared in the rounds `races`, each (starts, samples), the best of one going on to the next.
     """
 
     subspace: SubspaceName
@@ -31,7 +32,6 @@ class Plan:
     popsize: int
     samples: int
     generations: int
-    race: int
     races: tuple[tuple[int, int], ...]
     heldout: int
     check_every: int
@@ -43,6 +43,11 @@ class Plan:
     canary: CanaryPlan = NO_CANARY
     pictures: PictureSettings | None = None
     sigma: float = 1.0
+
+    @property
+    def race(self) -> int:
+        """How many starts are worth having: those of the first round, or one where there is none."""
+        return self.races[0][0] if self.races else 1
 
     @property
     def sample_forwards(self) -> int:
@@ -57,7 +62,7 @@ class Plan:
     @property
     def race_cost(self) -> int:
         """What comparing words costs."""
-        return sum(starts * samples for starts, samples in self.races) * self.sample_forwards
+        return _samples_of(self.races) * self.sample_forwards
 
     @property
     def checks(self) -> int:
@@ -137,13 +142,12 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     popsize = settings.popsize or _popsize(budget)
     samples = min(settings.samples or _samples(budget), card.limits.max_samples)
     race_samples = settings.race_samples or (_RACE_PICTURES if pictures else _RACE_SAMPLES)
-    race = min(settings.race, words, max(1, budget // (10 * race_samples)))
     bank = _bank(settings.heldout, budget, card)
     ranked = card.reply_mode == "rank" and not pictures
     checks = _checks(settings, budget)
     judging = 2 * checks * bank if ranked else ((checks > 0) + checks + 2) * bank
-    races = _races(race, race_samples, card.limits.max_samples)
-    overhead = sum(starts * asked for starts, asked in races) + judging
+    races = _races(min(settings.race, words), race_samples, card.limits.max_samples, budget // _RACE_SHARE)
+    overhead = _samples_of(races) + judging
     canary = plan_canary(
         settings.canary_every,
         budget=budget,
@@ -156,24 +160,33 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     if generations < 1:
         raise _too_small(settings, (popsize * samples + overhead + canary.cost(1)) * each, drawn=pictures is not None)
     sigma = settings.sigma or _sigma(words, settings.learnable_property)
-    check_every = max(1, -(-generations // checks)) if checks else generations + 1
+    check_every = max(1, -(-generations // checks)) if checks else 1
     return Plan(
-        subspace, dimension, popsize, samples, generations, race, races, bank if checks else 0,
+        subspace, dimension, popsize, samples, generations, races, bank if checks else 0,
         check_every, bank, ranked, settings.max_forwards, settings.common_noise,
         _notes(settings, subspace, per_vector), canary, pictures, sigma,
     )  # fmt: skip
 
 
-def _races(starts: int, samples: int, most_samples: int) -> tuple[tuple[int, int], ...]:
+def _races(most: int, samples: int, most_samples: int, budget: int) -> tuple[tuple[int, int], ...]:
+    """Return the rounds of the largest race of up to `most` starts that the budget pays for."""
+    races = (_rounds(starts, samples, most_samples) for starts in range(most, 1, -1))
+    return next((race for race in races if _samples_of(race) <= budget), ())
+
+
+def _rounds(starts: int, samples: int, most_samples: int) -> tuple[tuple[int, int], ...]:
     """All starts on half a bank, which tells where they differ; three quarters on one; a quarter on four.
 
-    Where a quarter is no choice there is one round. Of designs of 500 to 800 forwards this chose nearly the best of 16
-    most often for its cost, on banks recorded for six concepts.
+    Most of a bank is so spent on those that are hard to tell apart. Where a quarter is no choice there is one round.
     """
     finalists = starts // 4
     if finalists < 2:
-        return ((starts, samples),) if starts > 1 else ()
+        return ((starts, samples),)
     return (starts, max(samples // 2, 1)), (starts - finalists, samples), (finalists, min(4 * samples, most_samples))
+
+
+def _samples_of(races: Sequence[tuple[int, int]]) -> int:
+    return sum(starts * samples for starts, samples in races)
 
 
 def _space(

@@ -224,11 +224,9 @@ class DiffusersEngine:
         if self._measures:
             self.micro_batch = measured_micro_batch(self)
         self.denoise = compiled(self.family.denoise, self.placement)
-        self._smaller = ()
         while self.micro_batch > 1 and not places_agree(self):
             self.micro_batch //= 2
-        if not self.placement.compile:
-            self._smaller = agreeing_passes(self)
+        self._smaller = () if self.placement.compile else agreeing_passes(self)
 
     def _picture(self, job: ImageJob, item: ImageItem) -> Image.Image:
         vectors = {

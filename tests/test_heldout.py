@@ -41,6 +41,19 @@ def test_the_best_is_kept_and_failures_in_a_row_are_counted() -> None:
     assert np.array_equal(judge.best["text"], best["text"])
 
 
+def test_without_a_bank_the_last_one_considered_is_kept() -> None:
+    """Nothing is asked of the host, so nothing can be said against it."""
+    host = FakeHost()
+    endpoint = fake_endpoint(host)
+    evaluator = LossEvaluator(endpoint, endpoint.describe(), endpoint.register_concept([png()]), "<sks>", ["a <sks>"])
+    judge = Judge[Sample](evaluator, [], {"text": host.table[1:2]})
+    judge.open()
+    for distance in (0.01, 0.5):
+        assert judge.consider(_near(host, distance), 1)
+        assert np.array_equal(judge.best["text"], _near(host, distance)["text"])
+    assert endpoint.usage().forwards == 0
+
+
 def _told(rows: Sequence[Sequence[float]]) -> Judge[Sample]:
     """A judge whose host gives these losses, one row a question."""
     answers = iter(rows)

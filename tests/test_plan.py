@@ -127,6 +127,15 @@ def test_steps_are_small_about_the_winner_of_a_race() -> None:
     assert make_plan(InversionSettings(sigma=2.5), CARD, vocabulary=500, words=8).sigma == 2.5
 
 
+@given(st.integers(500, 100_000), st.integers(1, 40), st.integers(1, 40), st.integers(1, 64))
+def test_a_race_takes_an_eighth_of_the_budget_at_most(budget: int, race: int, words: int, samples: int) -> None:
+    """However many starts there are and whatever each is asked, and no more of them race than are wanted."""
+    settings = InversionSettings(max_forwards=budget, race=race, race_samples=samples)
+    plan = make_plan(settings, CARD, vocabulary=500, words=words)
+    assert plan.race_cost <= budget / 8
+    assert 1 <= plan.race <= min(race, words)
+
+
 def test_the_best_of_many_starts_race_again_on_larger_banks() -> None:
     """Each round has fewer starts and more samples; where a quarter of them is no choice there is one, or none."""
     settings = InversionSettings(race=16, race_samples=8)

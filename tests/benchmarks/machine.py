@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["machine"]
+__all__ = ["machine", "memory"]
 
 _PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "cma")
 
@@ -24,3 +24,12 @@ def machine() -> dict[str, str]:
     """Return processor, cores, Python and the packages that do the arithmetic."""
     told = {"processor": _processor(), "cores": str(os.cpu_count()), "python": platform.python_version()}
     return told | {package: version(package) for package in _PACKAGES}
+
+
+def memory(name: str, status: Path = Path("/proc/self/status")) -> int | None:
+    """Return `VmRSS` or `VmHWM` of a process's status file, in bytes; None where the system has no such file."""
+    try:
+        lines = status.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), None)

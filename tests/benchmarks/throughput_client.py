@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.benchmarks.machine import memory
 from tests.benchmarks.throughput_engine import best_batch
 from tests.benchmarks.throughput_questions import CANDIDATES, SAMPLES, Options, pictures
 from tests.benchmarks.throughput_rounds import Table
@@ -61,8 +62,7 @@ def _optimize(url: str, folder: Path, generations: int) -> _Run:
         raise RuntimeError(f"the client ended with exit code {process.returncode}")
     forwards = int(json.loads(told)["forwards"])
     seconds = time.perf_counter() - started
-    peak = next(line for line in status_file.read_text().splitlines() if line.startswith("VmHWM"))
-    return _Run(seconds, used.ru_utime + used.ru_stime, int(peak.split()[1]) / 1000, forwards)
+    return _Run(seconds, used.ru_utime + used.ru_stime, (memory("VmHWM", status_file) or 0) / 1e6, forwards)
 
 
 def run(options: Options) -> list[Table]:

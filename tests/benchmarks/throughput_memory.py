@@ -6,7 +6,6 @@ The gradient step is textual inversion's: weights frozen, the embedding's gradie
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch
 
 from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.engine import LossJob, Slice
+from tests.benchmarks.machine import memory
 from tests.benchmarks.throughput_questions import WORD, Options, job
 from tests.benchmarks.throughput_rounds import Table
 
@@ -42,9 +42,7 @@ class _Peak:
     def _read(self, name: str) -> float:
         if self._cuda:
             return (torch.cuda.memory_allocated() if name == "VmRSS" else torch.cuda.max_memory_allocated()) / 1e6
-        found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        assert found is not None
-        return int(found[1]) * 1024 / 1e6
+        return (memory(name) or 0) / 1e6
 
     @property
     def now(self) -> float:

@@ -22,6 +22,7 @@ from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.engine import LossJob
 from server_stub.tiny import CLIP_DIR, WEIGHTS_DIR
 from server_stub.tiny.naming import Namer
+from tests.benchmarks.machine import memory
 
 __all__ = ["WORD", "PeakMemory", "Workbench", "weights_id"]
 
@@ -121,17 +122,9 @@ class PeakMemory:
         except (OSError, AttributeError):
             self._before = None
             return
-        self._before = _status("VmRSS")
+        self._before = memory("VmRSS")
 
     def read(self) -> int | None:
         """Return the peak above the start."""
-        peak = _status("VmHWM")
+        peak = memory("VmHWM")
         return None if self._before is None or peak is None else max(0, peak - self._before)
-
-
-def _status(name: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), None)
