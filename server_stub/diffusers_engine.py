@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -30,8 +31,9 @@ from server_stub.families import FAMILIES, Family
 from server_stub.fingerprint import fingerprint
 from server_stub.loss_work import LossWork, pad
 from server_stub.placement import DTYPES, Placement, compiled, marked, place
+from server_stub.stem import StemKeeper
 from server_stub.tiny import PIPELINE_DIR
-from server_stub.warm_up import agreeing_passes, measured_micro_batch, places_agree, warm_pictures
+from server_stub.warm_up import agreeing_passes, agreeing_stem, measured_micro_batch, places_agree, warm_pictures
 
 __all__ = ["DiffusersEngine", "MicroBatch"]
 
@@ -65,6 +67,7 @@ class DiffusersEngine:
         self.denoise = self.family.denoise
         self.micro_batch = micro_batch if isinstance(micro_batch, int) else self._usual_micro_batch()
         self._smaller: tuple[int, ...] = ()
+        self.stems: StemKeeper | None = None
         self._encoders = {encoder.name: encoder for encoder in self.family.encoders}
         self._info = self._describe(model or type(pipe).__name__, identity)
 
@@ -184,7 +187,8 @@ class DiffusersEngine:
             conditioning = {
                 key: pad([part.conditioning[key] for part in inputs], size) for key in inputs[0].conditioning
             }
-            prediction = self.denoise(noisy, timestep, conditioning)
+            with self.stems.given(slices, conditioning, size) if self.stems else nullcontext():
+                prediction = self.denoise(noisy, timestep, conditioning)
             losses = (prediction.float() - target).square().flatten(1).mean(dim=1)
             at = 0
             for s in slices:
@@ -226,7 +230,9 @@ class DiffusersEngine:
         self.denoise = compiled(self.family.denoise, self.placement)
         while self.micro_batch > 1 and not places_agree(self):
             self.micro_batch //= 2
-        self._smaller = () if self.placement.compile else agreeing_passes(self)
+        if not self.placement.compile:
+            self._smaller = agreeing_passes(self)
+            self.stems = agreeing_stem(self)
 
     def _picture(self, job: ImageJob, item: ImageItem) -> Image.Image:
         vectors = {

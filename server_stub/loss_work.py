@@ -40,6 +40,7 @@ class LossWork:
     Text i is that of candidate i // P under the i % P-th of the P prompts its samples name; row i scores sample
     `sample[i]` under text `text[i]`, and its loss goes to place `place[i]` of (B * n). Texts are encoded in up to
     `ahead` passes at a time, for encoders that are not always at hand.
+    `noisy` and `timestep` (n, ...) are the samples'.
     """
 
     def __init__(self, family: Family, job: LossJob, device: torch.device, *, ahead: int = 1) -> None:
@@ -50,7 +51,7 @@ class LossWork:
         named = sorted({sample.prompt for sample in job.samples})
         self._order(np.array([named.index(sample.prompt) for sample in job.samples], np.int64), len(named))
         self._texts = _Texts(family, job, [job.prompts[i] for i in named], device, ahead)
-        self._noisy, self._target, self._timestep = _diffuse(family, job.latents, job.samples, device)
+        self.noisy, self._target, self.timestep = _diffuse(family, job.latents, job.samples, device)
         self._losses = torch.full((self.rows,), torch.nan, device=device)
 
     def _order(self, prompt: NDArray[np.int64], prompts: int) -> None:
@@ -61,13 +62,22 @@ class LossWork:
         self._place = torch.from_numpy(place).to(self._device)
         self._sample = torch.from_numpy(place % max(samples, 1)).to(self._device)
 
+    @property
+    def candidates(self) -> int:
+        """The number of candidates, all scored on the same samples."""
+        return self._shape[0]
+
+    def samples(self, start: int, stop: int) -> Tensor:
+        """Return the samples (m) of rows `start` to `stop`, places in `noisy` and `timestep`."""
+        return self._sample[start:stop]
+
     def inputs(self, start: int, stop: int) -> Inputs:
         """Return what the denoiser needs for rows `start` to `stop`."""
-        sample = self._sample[start:stop]
+        sample = self.samples(start, stop)
         return Inputs(
-            noisy=self._noisy[sample],
+            noisy=self.noisy[sample],
             target=self._target[sample],
-            timestep=self._timestep[sample],
+            timestep=self.timestep[sample],
             conditioning=self._texts.take(self._text[start:stop]),
         )
 

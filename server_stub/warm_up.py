@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -11,11 +12,12 @@ from PIL import Image
 
 from blackbox_ti.wire import ImageItem, Sample
 from server_stub.engine import ImageJob, LossJob, Slice
+from server_stub.stem import Stem, StemKeeper
 
 if TYPE_CHECKING:
     from server_stub.diffusers_engine import DiffusersEngine
 
-__all__ = ["agreeing_passes", "measured_micro_batch", "places_agree", "warm_job", "warm_pictures"]
+__all__ = ["agreeing_passes", "agreeing_stem", "measured_micro_batch", "places_agree", "warm_job", "warm_pictures"]
 
 _WORD: Final = "<sks>"
 _PICTURE_STEPS: Final = 5
@@ -73,6 +75,28 @@ def agreeing_passes(engine: DiffusersEngine) -> tuple[int, ...]:
         found.append(size)
         size //= 2
     return tuple(found)
+
+
+def agreeing_stem(engine: DiffusersEngine) -> StemKeeper | None:
+    """Return what keeps the denoiser's stem, where there is one and sharing it changes no bit of a loss."""
+    size = engine.micro_batch
+    if size < 2:
+        return None
+    engine.stems = None
+    alike = _candidates(warm_job(engine, 1), size)
+    stem = Stem.of(engine.family.denoiser, lambda: engine.losses(alike))
+    if stem is None:
+        return None
+    job = _candidates(warm_job(engine, size), 2)
+    expected = engine.losses(job)
+    engine.stems = keeper = StemKeeper(stem, engine.denoise)
+    return keeper if np.array_equal(engine.losses(job), expected) else None
+
+
+def _candidates(job: LossJob, count: int) -> LossJob:
+    """Return the job with `count` candidates, no two the same."""
+    scale = np.linspace(0.1, 0.2, count, dtype=np.float32)[:, None, None]
+    return replace(job, embeddings={name: scale + rows for name, rows in job.embeddings.items()})
 
 
 def _in_passes(engine: DiffusersEngine, job: LossJob, size: int) -> NDArray[np.float32]:

@@ -1,0 +1,193 @@
+"""The part of a denoiser that sees no text: found by running it, run once a sample, and never seen in a loss."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from server_stub.diffusers_engine import DiffusersEngine
+from server_stub.engine import LossJob, Slice
+from server_stub.stem import Stem, StemKeeper
+from server_stub.warm_up import agreeing_stem, warm_job
+from tests.server_stub.tiny_models import (
+    save_flux,
+    save_stable_diffusion,
+    save_stable_diffusion_3,
+    save_stable_diffusion_xl,
+)
+
+FAMILIES = [save_stable_diffusion, save_stable_diffusion_xl, save_stable_diffusion_3, save_flux]
+
+
+@pytest.fixture(scope="module", name="engine")
+def _engine(tmp_path_factory: pytest.TempPathFactory) -> DiffusersEngine:
+    return DiffusersEngine.load(save_stable_diffusion(tmp_path_factory.mktemp("sd")), device="cpu", micro_batch=4)
+
+
+def _job(engine: DiffusersEngine, candidates: int, samples: int) -> LossJob:
+    job = warm_job(engine, samples)
+    drawn = np.random.default_rng(0)
+    vectors = {e.name: drawn.normal(size=(candidates, 1, e.dim)).astype(np.float32) for e in engine.info.encoders}
+    return replace(job, embeddings=vectors)
+
+
+def _stem_passes(engine: DiffusersEngine, work: Callable[[], Any]) -> int:
+    """Return how often `work` runs a layer inside one of the stem's modules."""
+    seen: list[None] = []
+    hook = engine.family.denoiser.time_embedding.linear_1.register_forward_hook(lambda *_: seen.append(None))
+    try:
+        work()
+    finally:
+        hook.remove()
+    return len(seen)
+
+
+def _plain(engine: DiffusersEngine, job: LossJob) -> NDArray[np.float32]:
+    kept, engine.stems = engine.stems, None
+    try:
+        return engine.losses(job)
+    finally:
+        engine.stems = kept
+
+
+@pytest.mark.parametrize("save", FAMILIES)
+def test_losses_are_the_same_bits_with_and_without(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    """For every family, whatever it shares or does not."""
+    engine = DiffusersEngine.load(save(tmp_path), device="cpu", micro_batch=4)
+    engine.warm_up()
+    job = _job(engine, 3, 6)
+    assert np.array_equal(engine.losses(job), _plain(engine, job))
+
+
+def test_a_unets_first_layers_are_run_once_a_sample(engine: DiffusersEngine) -> None:
+    """Five candidates on four samples: five passes and one run of the stem, instead of five."""
+    engine.stems = agreeing_stem(engine)
+    job = _job(engine, 5, 4)
+    assert _stem_passes(engine, lambda: engine.losses(job)) == 1
+    assert _stem_passes(engine, lambda: _plain(engine, job)) == 5
+
+
+def test_one_candidate_alone_shares_nothing(engine: DiffusersEngine) -> None:
+    """Every sample is asked once, so there is nothing to keep."""
+    engine.stems = agreeing_stem(engine)
+    assert _stem_passes(engine, lambda: engine.losses(_job(engine, 1, 8))) == 2
+
+
+def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> None:
+    """What is kept is bounded, not what is asked; when work is gone its room is free again."""
+    found = agreeing_stem(engine)
+    assert found is not None
+    engine.stems = None
+    small, large = _job(engine, 2, 4), _job(engine, 2, 8)
+    four = sum(output.nbytes for output in found.stem.outputs(lambda: engine.losses(small)))
+    engine.stems = StemKeeper(found.stem, engine.denoise, most_bytes=four)
+    assert np.array_equal(engine.losses(large), _plain(engine, large))
+    works = [engine.prepare(small) for _ in range(2)]
+
+    def scored() -> None:
+        for work in works:
+            for at in (0, 4):
+                engine.score([Slice(work, at, at + 4)])
+
+    assert _stem_passes(engine, scored) == 1 + 3
+    assert all(np.array_equal(engine.result(work), _plain(engine, small)) for work in works)
+    works.clear()
+    gc.collect()
+    assert _stem_passes(engine, lambda: engine.losses(small)) == 1
+
+
+def test_rows_with_and_without_share_a_pass(engine: DiffusersEngine) -> None:
+    """Work of one candidate beside work of many: the pass is run whole, and both have the losses they have alone."""
+    engine.stems = agreeing_stem(engine)
+    one, many = _job(engine, 1, 2), _job(engine, 3, 2)
+    alone, together = engine.prepare(one), engine.prepare(many)
+    engine.score([Slice(alone, 0, 2), Slice(together, 0, 2)])
+    engine.score([Slice(together, 2, 6)])
+    assert np.array_equal(engine.result(alone), _plain(engine, one))
+    assert np.array_equal(engine.result(together), _plain(engine, many))
+
+
+def test_two_works_share_a_pass_each_with_its_own_stem(engine: DiffusersEngine) -> None:
+    """Rows take the stems of their own samples."""
+    engine.stems = agreeing_stem(engine)
+    jobs = [_job(engine, 2, 2), replace(_job(engine, 2, 2), samples=warm_job(engine, 5).samples[3:])]
+    first, second = (engine.prepare(job) for job in jobs)
+    for at in (0, 2):
+        engine.score([Slice(first, at, at + 2), Slice(second, at, at + 2)])
+    assert np.array_equal(engine.result(first), _plain(engine, jobs[0]))
+    assert np.array_equal(engine.result(second), _plain(engine, jobs[1]))
+
+
+class _Odd(nn.Module):
+    """Calls one layer twice before it looks at the text, and returns a pair on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early, self.twice, self.late = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        self.pair = _Pair()
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        """Return (n, 3) of rows (n, 3) and texts (n, 3)."""
+        a, b = self.pair(self.twice(self.twice(self.early(x))))
+        out: Tensor = self.late(a + b + text)
+        return out
+
+
+class _Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two of (n, 3)."""
+        return self.inner(x), x
+
+
+@torch.inference_mode()
+def test_only_what_is_called_once_and_gives_one_tensor_is_of_the_stem() -> None:
+    """Of other modules the parts are; given outputs stand in for them, and then they compute again."""
+    torch.manual_seed(0)
+    model, x, text = _Odd(), torch.randn(1, 3).expand(4, 3).contiguous(), torch.randn(4, 3)
+    stem = Stem.of(model, lambda: model(x, text))
+    assert stem is not None
+    assert list(stem.modules) == [model.early, model.pair.inner]
+    rows = torch.randn(4, 3)
+    outputs = stem.outputs(lambda: model(rows, text))
+    with stem.given(outputs):
+        assert torch.equal(model(rows, text), stem_free := model(rows, text))
+        assert torch.equal(model.early(x), outputs[0])
+    assert torch.equal(model(rows, text), stem_free)
+    assert not torch.equal(model.early(x), outputs[0])
+
+
+def test_a_pass_of_one_row_tells_nothing(engine: DiffusersEngine, tmp_path: Path) -> None:
+    """With nothing to compare with, nothing is shared."""
+    assert engine.micro_batch > 1
+    alone = DiffusersEngine.load(save_stable_diffusion(tmp_path), device="cpu", micro_batch=1)
+    assert agreeing_stem(alone) is None
+
+
+class _Rounding(DiffusersEngine):
+    """A device on which a pass without its stem gives other bits."""
+
+    def score(self, slices: Any) -> None:
+        super().score(slices)
+        if self.stems is not None:
+            with torch.inference_mode():
+                slices[0].work.keep(slices[0].start, torch.zeros(1))
+
+
+def test_a_stem_that_changes_losses_is_not_shared(tmp_path: Path) -> None:
+    """Warm-up compares, and goes without."""
+    engine = _Rounding.load(save_stable_diffusion(tmp_path), device="cpu", micro_batch=4)
+    engine.warm_up()
+    assert engine.stems is None
