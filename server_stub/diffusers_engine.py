@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -32,8 +32,16 @@ from server_stub.fingerprint import fingerprint
 from server_stub.loss_work import LossWork, pad
 from server_stub.placement import DTYPES, Placement, compiled, marked, place
 from server_stub.stem import StemKeeper
+from server_stub.text_branch import TextBranch
 from server_stub.tiny import PIPELINE_DIR
-from server_stub.warm_up import agreeing_passes, agreeing_stem, measured_micro_batch, places_agree, warm_pictures
+from server_stub.warm_up import (
+    agreeing_branch,
+    agreeing_passes,
+    agreeing_stem,
+    measured_micro_batch,
+    places_agree,
+    warm_pictures,
+)
 
 __all__ = ["DiffusersEngine", "MicroBatch"]
 
@@ -67,6 +75,7 @@ class DiffusersEngine:
         self.denoise = self.family.denoise
         self.micro_batch = micro_batch if isinstance(micro_batch, int) else self._usual_micro_batch()
         self._smaller: tuple[int, ...] = ()
+        self.branch: TextBranch | None = None
         self.stems: StemKeeper | None = None
         self._encoders = {encoder.name: encoder for encoder in self.family.encoders}
         self._info = self._describe(model or type(pipe).__name__, identity)
@@ -170,7 +179,7 @@ class DiffusersEngine:
         """Return the job's work: its samples diffused, once for all candidates, its texts still to be encoded."""
         with torch.inference_mode():
             ahead = _TEXT_PASSES_A_VISIT if self.placement.offload else 1
-            return LossWork(self.family, job, self.device, ahead=ahead)
+            return LossWork(self.family, job, self.device, ahead=ahead, branch=self.branch)
 
     def score(self, slices: Sequence[Slice]) -> None:
         """Run one denoiser pass over at most `micro_batch` rows, of one piece of work or several, and keep its losses.
@@ -187,7 +196,11 @@ class DiffusersEngine:
             conditioning = {
                 key: pad([part.conditioning[key] for part in inputs], size) for key in inputs[0].conditioning
             }
-            with self.stems.given(slices, conditioning, size) if self.stems else nullcontext():
+            with ExitStack() as shared:
+                if self.stems is not None:
+                    shared.enter_context(self.stems.given(slices, conditioning, size))
+                if self.branch is not None:
+                    shared.enter_context(self.branch.given(conditioning))
                 prediction = self.denoise(noisy, timestep, conditioning)
             losses = (prediction.float() - target).square().flatten(1).mean(dim=1)
             at = 0
@@ -232,6 +245,7 @@ class DiffusersEngine:
             self.micro_batch //= 2
         if not self.placement.compile:
             self._smaller = agreeing_passes(self)
+            self.branch = agreeing_branch(self)
             self.stems = agreeing_stem(self)
 
     def _picture(self, job: ImageJob, item: ImageItem) -> Image.Image:

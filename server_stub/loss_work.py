@@ -18,6 +18,7 @@ from torch import Tensor
 from blackbox_ti.wire import Sample
 from server_stub.engine import LossJob
 from server_stub.families import Conditioning, Family
+from server_stub.text_branch import TextBranch
 
 __all__ = ["TEXT_BATCH", "Inputs", "LossWork", "pad"]
 
@@ -39,18 +40,20 @@ class LossWork:
 
     Text i is that of candidate i // P under the i % P-th of the P prompts its samples name; row i scores sample
     `sample[i]` under text `text[i]`, and its loss goes to place `place[i]` of (B * n). Texts are encoded in up to
-    `ahead` passes at a time, for encoders that are not always at hand.
-    `noisy` and `timestep` (n, ...) are the samples'.
+    `ahead` passes at a time, for encoders that are not always at hand. `branch` adds to the conditioning what the
+    denoiser makes of it alone. `noisy` and `timestep` (n, ...) are the samples'.
     """
 
-    def __init__(self, family: Family, job: LossJob, device: torch.device, *, ahead: int = 1) -> None:
+    def __init__(
+        self, family: Family, job: LossJob, device: torch.device, *, ahead: int = 1, branch: TextBranch | None = None
+    ) -> None:
         self._family = family
         self._device = device
         self._shape = (len(next(iter(job.embeddings.values()))), len(job.samples))
         self.rows = self._shape[0] * self._shape[1]
         named = sorted({sample.prompt for sample in job.samples})
         self._order(np.array([named.index(sample.prompt) for sample in job.samples], np.int64), len(named))
-        self._texts = _Texts(family, job, [job.prompts[i] for i in named], device, ahead)
+        self._texts = _Texts(family, job, [job.prompts[i] for i in named], device, ahead, branch)
         self.noisy, self._target, self.timestep = _diffuse(family, job.latents, job.samples, device)
         self._losses = torch.full((self.rows,), torch.nan, device=device)
 
@@ -93,8 +96,17 @@ class LossWork:
 class _Texts:
     """The texts of a job, encoded in passes of TEXT_BATCH as they are asked for, in order, `ahead` passes at once."""
 
-    def __init__(self, family: Family, job: LossJob, prompts: Sequence[str], device: torch.device, ahead: int) -> None:
+    def __init__(
+        self,
+        family: Family,
+        job: LossJob,
+        prompts: Sequence[str],
+        device: torch.device,
+        ahead: int,
+        branch: TextBranch | None,
+    ) -> None:
         self._family = family
+        self._branch = branch
         self._ahead = ahead
         self._prompts = len(prompts)
         self._vectors: dict[str, Tensor] = {}
@@ -127,7 +139,8 @@ class _Texts:
         text = torch.arange(start, start + TEXT_BATCH).clamp(max=self._count - 1)
         vectors = _pick(self._vectors, text // self._prompts)
         with self._family.holding(vectors):
-            return self._family.encode_text(_pick(self._ids, text % self._prompts))
+            conditioning = self._family.encode_text(_pick(self._ids, text % self._prompts))
+        return self._branch.with_outputs(conditioning) if self._branch else conditioning
 
 
 def _pick(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:

@@ -7,32 +7,27 @@ A UNet's first layers see noise and timestep alone: 8 % of the bundled model's w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from server_stub.engine import Slice
+from server_stub.families import Conditioning
 from server_stub.loss_work import LossWork, pad
-
-if TYPE_CHECKING:
-    from server_stub.families import Conditioning
+from server_stub.module_outputs import EndOfPassError, answering, hearing, multiplies
 
 __all__ = ["Stem", "StemKeeper"]
 
 _MOST_BYTES: Final = 256 * 2**20
 
 Run = Callable[[], object]
-Denoise = Callable[[Tensor, Tensor, "Conditioning"], Tensor]
-
-
-class _EndError(Exception):
-    """No more of the pass is wanted."""
+Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,39 +45,35 @@ class Stem:
         called: Counter[str] = Counter()
         names = {module: name for name, module in denoiser.named_modules()}
 
-        def note(module: nn.Module, output: Any) -> None:
+        def note(module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 if bool((output != output[:1]).any()):
-                    raise _EndError
+                    raise EndOfPassError
                 called[names[module]] += 1
 
-        with _hearing(names, note):
+        with hearing(names, note):
             run()
         inner = {name for name in called for other in called if name.startswith(other + ".")}
         outer = [denoiser.get_submodule(name) for name, times in called.items() if times == 1 and name not in inner]
-        modules = [module for module in outer if _is_work(module)]
+        modules = [module for module in outer if multiplies(module)]
         return cls(modules) if modules else None
 
     def outputs(self, run: Run) -> list[Tensor]:
         """Return what each module gives in a pass, which goes no further than the last of them."""
         found: list[Tensor] = []
 
-        def keep(module: nn.Module, output: Tensor) -> None:
+        def keep(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
             found.append(output)
             if module is self.modules[-1]:
-                raise _EndError
+                raise EndOfPassError
 
-        with _hearing(self.modules, keep):
+        with hearing(self.modules, keep):
             run()
         return found
 
-    @contextmanager
-    def given(self, outputs: Sequence[Tensor]) -> Iterator[None]:
+    def given(self, outputs: Sequence[Tensor]) -> AbstractContextManager[None]:
         """Let the modules return `outputs`, one each, in place of computing them."""
-        with ExitStack() as stack:
-            for module, output in zip(self.modules, outputs, strict=True):
-                stack.enter_context(_returning(module, output))
-            yield
+        return answering(zip(self.modules, outputs, strict=True))
 
 
 class StemKeeper:
@@ -129,31 +120,3 @@ class StemKeeper:
 
 def _bytes(outputs: Sequence[Tensor]) -> int:
     return sum(output.nbytes for output in outputs)
-
-
-@contextmanager
-def _hearing(modules: Iterable[nn.Module], hear: Callable[[nn.Module, Any], None]) -> Iterator[None]:
-    """Tell `hear` what each module returns, until it raises `_EndError`, which ends the block."""
-    with ExitStack() as stack:
-        for module in modules:
-            hook = module.register_forward_hook(lambda module, _inputs, output: hear(module, output))
-            stack.callback(hook.remove)
-        with suppress(_EndError):
-            yield
-
-
-@contextmanager
-def _returning(module: nn.Module, output: Tensor) -> Iterator[None]:
-    own = module.__dict__.get("forward")
-    module.forward = lambda *_args, **_kwargs: output
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own
-
-
-def _is_work(module: nn.Module) -> bool:
-    """Whether a module multiplies matrices; what does not costs less to run than to keep."""
-    return any(parameter.dim() > 1 for parameter in module.parameters())

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from blackbox_ti.wire import ImageItem, Sample
 from server_stub.engine import ImageJob, LossJob, Slice
+from server_stub.families import Conditioning
 from server_stub.stem import Stem, StemKeeper
+from server_stub.text_branch import TextBranch
 
 if TYPE_CHECKING:
     from server_stub.diffusers_engine import DiffusersEngine
 
-__all__ = ["agreeing_passes", "agreeing_stem", "measured_micro_batch", "places_agree", "warm_job", "warm_pictures"]
+__all__ = [
+    "agreeing_branch",
+    "agreeing_passes",
+    "agreeing_stem",
+    "measured_micro_batch",
+    "places_agree",
+    "warm_job",
+    "warm_pictures",
+]
 
 _WORD: Final = "<sks>"
 _PICTURE_STEPS: Final = 5
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 _GOOD_ENOUGH: Final = 0.98
 _FALLING: Final = 0.9
+_MOST_BRANCH_BYTES: Final = 64 * 2**20
 
 
 def warm_job(engine: DiffusersEngine, rows: int) -> LossJob:
@@ -77,17 +92,43 @@ def agreeing_passes(engine: DiffusersEngine) -> tuple[int, ...]:
     return tuple(found)
 
 
+def agreeing_branch(engine: DiffusersEngine) -> TextBranch | None:
+    """Return what the denoiser makes of texts alone, where keeping it is cheap and changes no bit of a loss."""
+    engine.branch = None
+    if engine.placement.offload:  # the denoiser is not there when texts are encoded
+        return None
+    job = _candidates(warm_job(engine, engine.micro_batch), 2)
+    with torch.inference_mode():
+        run, conditioning = _pass(engine, job)
+        branch = TextBranch.of(engine.family.denoiser, run, conditioning)
+        if branch is None or _bytes(branch.with_outputs(conditioning)) > _MOST_BRANCH_BYTES:
+            return None
+    expected = engine.losses(job)
+    engine.branch = branch
+    return branch if np.array_equal(engine.losses(job), expected) else None
+
+
+def _pass(engine: DiffusersEngine, job: LossJob) -> tuple[Callable[[], Tensor], Conditioning]:
+    """Return the denoiser's pass over the first rows of a job, and the conditioning it is given."""
+    inputs = engine.prepare(job).inputs(0, engine.micro_batch)
+    return partial(engine.denoise, inputs.noisy, inputs.timestep, inputs.conditioning), inputs.conditioning
+
+
+def _bytes(conditioning: Conditioning) -> int:
+    return sum(tensor.nbytes for tensor in conditioning.values())
+
+
 def agreeing_stem(engine: DiffusersEngine) -> StemKeeper | None:
     """Return what keeps the denoiser's stem, where there is one and sharing it changes no bit of a loss."""
-    size = engine.micro_batch
-    if size < 2:
-        return None
     engine.stems = None
-    alike = _candidates(warm_job(engine, 1), size)
-    stem = Stem.of(engine.family.denoiser, lambda: engine.losses(alike))
+    if engine.micro_batch < 2:  # one row has nothing to be compared with
+        return None
+    with torch.inference_mode():
+        run, _ = _pass(engine, _candidates(warm_job(engine, 1), engine.micro_batch))
+        stem = Stem.of(engine.family.denoiser, run)
     if stem is None:
         return None
-    job = _candidates(warm_job(engine, size), 2)
+    job = _candidates(warm_job(engine, engine.micro_batch), 2)
     expected = engine.losses(job)
     engine.stems = keeper = StemKeeper(stem, engine.denoise)
     return keeper if np.array_equal(engine.losses(job), expected) else None

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from server_stub.diffusers_engine import DiffusersEngine
-from server_stub.engine import LossJob, Slice
+from server_stub.engine import Slice
 from server_stub.stem import Stem, StemKeeper
 from server_stub.warm_up import agreeing_stem, warm_job
+from tests.server_stub.sharing import job_of, plain_losses
 from tests.server_stub.tiny_models import (
     save_flux,
     save_stable_diffusion,
@@ -33,13 +33,6 @@ def _engine(tmp_path_factory: pytest.TempPathFactory) -> DiffusersEngine:
     return DiffusersEngine.load(save_stable_diffusion(tmp_path_factory.mktemp("sd")), device="cpu", micro_batch=4)
 
 
-def _job(engine: DiffusersEngine, candidates: int, samples: int) -> LossJob:
-    job = warm_job(engine, samples)
-    drawn = np.random.default_rng(0)
-    vectors = {e.name: drawn.normal(size=(candidates, 1, e.dim)).astype(np.float32) for e in engine.info.encoders}
-    return replace(job, embeddings=vectors)
-
-
 def _stem_passes(engine: DiffusersEngine, work: Callable[[], Any]) -> int:
     """Return how often `work` runs a layer inside one of the stem's modules."""
     seen: list[None] = []
@@ -51,35 +44,27 @@ def _stem_passes(engine: DiffusersEngine, work: Callable[[], Any]) -> int:
     return len(seen)
 
 
-def _plain(engine: DiffusersEngine, job: LossJob) -> NDArray[np.float32]:
-    kept, engine.stems = engine.stems, None
-    try:
-        return engine.losses(job)
-    finally:
-        engine.stems = kept
-
-
 @pytest.mark.parametrize("save", FAMILIES)
 def test_losses_are_the_same_bits_with_and_without(save: Callable[[Path], Path], tmp_path: Path) -> None:
     """For every family, whatever it shares or does not."""
     engine = DiffusersEngine.load(save(tmp_path), device="cpu", micro_batch=4)
     engine.warm_up()
-    job = _job(engine, 3, 6)
-    assert np.array_equal(engine.losses(job), _plain(engine, job))
+    job = job_of(engine, 3, 6)
+    assert np.array_equal(engine.losses(job), plain_losses(engine, job))
 
 
 def test_a_unets_first_layers_are_run_once_a_sample(engine: DiffusersEngine) -> None:
     """Five candidates on four samples: five passes and one run of the stem, instead of five."""
     engine.stems = agreeing_stem(engine)
-    job = _job(engine, 5, 4)
+    job = job_of(engine, 5, 4)
     assert _stem_passes(engine, lambda: engine.losses(job)) == 1
-    assert _stem_passes(engine, lambda: _plain(engine, job)) == 5
+    assert _stem_passes(engine, lambda: plain_losses(engine, job)) == 5
 
 
 def test_one_candidate_alone_shares_nothing(engine: DiffusersEngine) -> None:
     """Every sample is asked once, so there is nothing to keep."""
     engine.stems = agreeing_stem(engine)
-    assert _stem_passes(engine, lambda: engine.losses(_job(engine, 1, 8))) == 2
+    assert _stem_passes(engine, lambda: engine.losses(job_of(engine, 1, 8))) == 2
 
 
 def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> None:
@@ -87,10 +72,10 @@ def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> Non
     found = agreeing_stem(engine)
     assert found is not None
     engine.stems = None
-    small, large = _job(engine, 2, 4), _job(engine, 2, 8)
+    small, large = job_of(engine, 2, 4), job_of(engine, 2, 8)
     four = sum(output.nbytes for output in found.stem.outputs(lambda: engine.losses(small)))
     engine.stems = StemKeeper(found.stem, engine.denoise, most_bytes=four)
-    assert np.array_equal(engine.losses(large), _plain(engine, large))
+    assert np.array_equal(engine.losses(large), plain_losses(engine, large))
     works = [engine.prepare(small) for _ in range(2)]
 
     def scored() -> None:
@@ -99,7 +84,7 @@ def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> Non
                 engine.score([Slice(work, at, at + 4)])
 
     assert _stem_passes(engine, scored) == 1 + 3
-    assert all(np.array_equal(engine.result(work), _plain(engine, small)) for work in works)
+    assert all(np.array_equal(engine.result(work), plain_losses(engine, small)) for work in works)
     works.clear()
     gc.collect()
     assert _stem_passes(engine, lambda: engine.losses(small)) == 1
@@ -108,23 +93,23 @@ def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> Non
 def test_rows_with_and_without_share_a_pass(engine: DiffusersEngine) -> None:
     """Work of one candidate beside work of many: the pass is run whole, and both have the losses they have alone."""
     engine.stems = agreeing_stem(engine)
-    one, many = _job(engine, 1, 2), _job(engine, 3, 2)
+    one, many = job_of(engine, 1, 2), job_of(engine, 3, 2)
     alone, together = engine.prepare(one), engine.prepare(many)
     engine.score([Slice(alone, 0, 2), Slice(together, 0, 2)])
     engine.score([Slice(together, 2, 6)])
-    assert np.array_equal(engine.result(alone), _plain(engine, one))
-    assert np.array_equal(engine.result(together), _plain(engine, many))
+    assert np.array_equal(engine.result(alone), plain_losses(engine, one))
+    assert np.array_equal(engine.result(together), plain_losses(engine, many))
 
 
 def test_two_works_share_a_pass_each_with_its_own_stem(engine: DiffusersEngine) -> None:
     """Rows take the stems of their own samples."""
     engine.stems = agreeing_stem(engine)
-    jobs = [_job(engine, 2, 2), replace(_job(engine, 2, 2), samples=warm_job(engine, 5).samples[3:])]
+    jobs = [job_of(engine, 2, 2), replace(job_of(engine, 2, 2), samples=warm_job(engine, 5).samples[3:])]
     first, second = (engine.prepare(job) for job in jobs)
     for at in (0, 2):
         engine.score([Slice(first, at, at + 2), Slice(second, at, at + 2)])
-    assert np.array_equal(engine.result(first), _plain(engine, jobs[0]))
-    assert np.array_equal(engine.result(second), _plain(engine, jobs[1]))
+    assert np.array_equal(engine.result(first), plain_losses(engine, jobs[0]))
+    assert np.array_equal(engine.result(second), plain_losses(engine, jobs[1]))
 
 
 class _Odd(nn.Module):
