@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -93,14 +94,10 @@ async def serve_charged(
     async with asynccontextmanager(admitted)(host, principal):
         body = await read_json(request, timeout=host.settings.body_timeout, also=media_type)
         order = _order(host, principal, key, route, body)
-        replay = await run_in_threadpool(_find, host, order)
-        if replay is not None:
-            return await _replayed(host, order, replay)
-        work = await run_in_threadpool(plan, body)
-        begun = await run_in_threadpool(_begin, host, order, work)
+        begun = await run_in_threadpool(_begin, host, order, partial(plan, body))
         if isinstance(begun, Replay):
             return await _replayed(host, order, begun)
-        return await asyncio.shield(_compute(request, host, work, begun))
+        return await asyncio.shield(_compute(request, host, *begun))
 
 
 def _idempotency_key(request: Request) -> str:
@@ -134,14 +131,20 @@ def _find(host: Host, order: Order) -> Replay | None:
         raise _conflict(error, host) from error
 
 
-def _begin(host: Host, order: Order, work: Work[ResultT]) -> Replay | Reservation:
+def _begin(host: Host, order: Order, plan: Callable[[], Work[ResultT]]) -> Replay | tuple[Work[ResultT], Reservation]:
+    """Return the stored reply, or else the work that `plan` validates, and what is reserved for it."""
+    replay = _find(host, order)
+    if replay is not None:
+        return replay
+    work = plan()
     try:
-        return host.operations.begin(order, _amount(host, work.forwards, work.queries))
+        begun = host.operations.begin(order, _amount(host, work.forwards, work.queries))
     except ConflictError as error:
         raise _conflict(error, host) from error
     except BudgetSpentError as error:
         detail = f"the budget ({error.period}) does not allow {work.forwards} forwards and {work.queries} queries more"
         raise ProblemError(ProblemCode.BUDGET_SPENT, detail) from error
+    return begun if isinstance(begun, Replay) else (work, begun)
 
 
 def _amount(host: Host, forwards: int, queries: int) -> Amount:

@@ -151,11 +151,16 @@ class Books:
             metadata.create_all(connection)
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """Yield a connection inside a transaction that may write; it commits at the end, or rolls back on error."""
+    def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
+        """Yield a connection inside a transaction that may write; it commits at the end, or rolls back on error.
+
+        What is not `durable` may be forgotten, whole, if the power fails before the next that is: it waits for no disk.
+        """
         with _mapped(), self._engine.connect() as plain:
-            connection = plain.execution_options(blackbox_ti_write=True)
+            connection = plain.execution_options(blackbox_ti_write="FULL" if durable else "NORMAL")
             with connection.begin():
+                if not durable and not self._sqlite:
+                    connection.execute(sa.text("SET LOCAL synchronous_commit TO OFF"))
                 yield connection
 
     @contextmanager
@@ -194,10 +199,11 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA busy_timeout=30000")
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("blackbox_ti_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    synchronous = connection.get_execution_options().get("blackbox_ti_write")
+    if synchronous:
+        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if synchronous else "BEGIN")

@@ -7,6 +7,7 @@
 A reservation belongs to the server process that made it, by a token drawn for it. When that process dies, no reply
 left the house and nothing was charged, so whoever finds it releases it, and the retried key computes again. A
 process that was wrongly taken for dead finds its token gone when it settles: it charges nothing and sends nothing.
+A reservation need not outlive a power failure, which ends its process as well: only settling waits for the disk.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Operations:
             BudgetSpentError: a budget does not allow it.
         """
         reservation = Reservation(order, secrets.token_hex(16), day_of(self._clock()), amount)
-        with self._books.write() as connection:
+        with self._books.write(durable=False) as connection:
             locked_account(connection, order.account_id)
             found = _record(connection, order.account_id, order.key)
             replay = _judge(found, order.route, order.request_sha256)

@@ -35,6 +35,15 @@ def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
     books.close()
 
 
+def test_only_what_is_to_last_waits_for_the_disk(tmp_path: Path) -> None:
+    """Each transaction says for itself, whatever the one before on the same connection said."""
+    books = Books(f"sqlite:///{tmp_path / 'b.sqlite'}")
+    for durable, level in ((True, 2), (False, 1), (True, 2)):
+        with books.write(durable=durable) as connection:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == level
+    books.close()
+
+
 def test_writers_are_one_after_the_other(tmp_path: Path) -> None:
     """Read, then write, in many threads and two connections to the file, loses no update."""
     both = [Books(f"sqlite:///{tmp_path / 'b.sqlite'}") for _ in range(2)]
