@@ -7,6 +7,9 @@ request padded, and so has every pass of a text encoder. Kernels are chosen by s
 neither on how many other rows there are nor on what they hold; `warm_up` checks on this very machine that they don't
 depend on the row's place either. Where it finds that half as many rows, or a quarter and so on, give the same bits as
 well, few rows are scored in such a smaller pass.
+
+What passes of one request share is run once: the denoiser's part before the text once a sample, its keys and values of
+the text once a text. That too is so only where warm-up finds the same bits, and not in compiled passes.
 """
 
 from __future__ import annotations
@@ -34,14 +37,7 @@ from server_stub.placement import DTYPES, Placement, compiled, marked, place
 from server_stub.stem import StemKeeper
 from server_stub.text_branch import TextBranch
 from server_stub.tiny import PIPELINE_DIR
-from server_stub.warm_up import (
-    agreeing_branch,
-    agreeing_passes,
-    agreeing_stem,
-    measured_micro_batch,
-    places_agree,
-    warm_pictures,
-)
+from server_stub.warm_up import agreeing_passes, measured_micro_batch, places_agree, share, warm_pictures
 
 __all__ = ["DiffusersEngine", "MicroBatch"]
 
@@ -245,8 +241,7 @@ class DiffusersEngine:
             self.micro_batch //= 2
         if not self.placement.compile:
             self._smaller = agreeing_passes(self)
-            self.branch = agreeing_branch(self)
-            self.stems = agreeing_stem(self)
+            share(self)
 
     def _picture(self, job: ImageJob, item: ImageItem) -> Image.Image:
         vectors = {

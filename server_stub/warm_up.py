@@ -23,15 +23,7 @@ from server_stub.text_branch import TextBranch
 if TYPE_CHECKING:
     from server_stub.diffusers_engine import DiffusersEngine
 
-__all__ = [
-    "agreeing_branch",
-    "agreeing_passes",
-    "agreeing_stem",
-    "measured_micro_batch",
-    "places_agree",
-    "warm_job",
-    "warm_pictures",
-]
+__all__ = ["agreeing_passes", "measured_micro_batch", "places_agree", "share", "warm_job", "warm_pictures"]
 
 _WORD: Final = "<sks>"
 _PICTURE_STEPS: Final = 5
@@ -92,46 +84,42 @@ def agreeing_passes(engine: DiffusersEngine) -> tuple[int, ...]:
     return tuple(found)
 
 
-def agreeing_branch(engine: DiffusersEngine) -> TextBranch | None:
-    """Return what the denoiser makes of texts alone, where keeping it is cheap and changes no bit of a loss."""
-    engine.branch = None
+def share(engine: DiffusersEngine) -> None:
+    """Let an engine run once what passes share, as far as it keeps little and changes no bit of a loss.
+
+    Takes three passes.
+    """
+    engine.branch, engine.stems = None, None
+    if engine.micro_batch < 2:  # one row has nothing to be compared with
+        return
+    job = _candidates(warm_job(engine, engine.micro_batch // 2), 2)
+    expected = engine.losses(job)
+    with torch.inference_mode():
+        branch, stem = _branch(engine, job), _stem(engine)
+    engine.branch, engine.stems = branch, stem
+    if not np.array_equal(engine.losses(job), expected):
+        engine.branch, engine.stems = None, None
+
+
+def _branch(engine: DiffusersEngine, job: LossJob) -> TextBranch | None:
     if engine.placement.offload:  # the denoiser is not there when texts are encoded
         return None
-    job = _candidates(warm_job(engine, engine.micro_batch), 2)
-    with torch.inference_mode():
-        run, conditioning = _pass(engine, job)
-        branch = TextBranch.of(engine.family.denoiser, run, conditioning)
-        if branch is None or _bytes(branch.with_outputs(conditioning)) > _MOST_BRANCH_BYTES:
-            return None
-    expected = engine.losses(job)
-    engine.branch = branch
-    return branch if np.array_equal(engine.losses(job), expected) else None
+    run, conditioning = _pass(engine, job)
+    branch = TextBranch.of(engine.family.denoiser, run, conditioning)
+    kept = branch.with_outputs(conditioning) if branch else {}
+    return branch if sum(tensor.nbytes for tensor in kept.values()) <= _MOST_BRANCH_BYTES else None
+
+
+def _stem(engine: DiffusersEngine) -> StemKeeper | None:
+    run, _ = _pass(engine, _candidates(warm_job(engine, 1), engine.micro_batch))
+    stem = Stem.of(engine.family.denoiser, run)
+    return StemKeeper(stem, engine.denoise) if stem else None
 
 
 def _pass(engine: DiffusersEngine, job: LossJob) -> tuple[Callable[[], Tensor], Conditioning]:
-    """Return the denoiser's pass over the first rows of a job, and the conditioning it is given."""
+    """Return the denoiser's pass over the rows of a job, and the conditioning it is given."""
     inputs = engine.prepare(job).inputs(0, engine.micro_batch)
     return partial(engine.denoise, inputs.noisy, inputs.timestep, inputs.conditioning), inputs.conditioning
-
-
-def _bytes(conditioning: Conditioning) -> int:
-    return sum(tensor.nbytes for tensor in conditioning.values())
-
-
-def agreeing_stem(engine: DiffusersEngine) -> StemKeeper | None:
-    """Return what keeps the denoiser's stem, where there is one and sharing it changes no bit of a loss."""
-    engine.stems = None
-    if engine.micro_batch < 2:  # one row has nothing to be compared with
-        return None
-    with torch.inference_mode():
-        run, _ = _pass(engine, _candidates(warm_job(engine, 1), engine.micro_batch))
-        stem = Stem.of(engine.family.denoiser, run)
-    if stem is None:
-        return None
-    job = _candidates(warm_job(engine, engine.micro_batch), 2)
-    expected = engine.losses(job)
-    engine.stems = keeper = StemKeeper(stem, engine.denoise)
-    return keeper if np.array_equal(engine.losses(job), expected) else None
 
 
 def _candidates(job: LossJob, count: int) -> LossJob:

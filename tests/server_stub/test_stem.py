@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.engine import Slice
 from server_stub.stem import Stem, StemKeeper
-from server_stub.warm_up import agreeing_stem, warm_job
+from server_stub.warm_up import share, warm_job
 from tests.server_stub.sharing import job_of, plain_losses
 from tests.server_stub.tiny_models import (
     save_flux,
@@ -55,7 +55,7 @@ def test_losses_are_the_same_bits_with_and_without(save: Callable[[Path], Path],
 
 def test_a_unets_first_layers_are_run_once_a_sample(engine: DiffusersEngine) -> None:
     """Five candidates on four samples: five passes and one run of the stem, instead of five."""
-    engine.stems = agreeing_stem(engine)
+    share(engine)
     job = job_of(engine, 5, 4)
     assert _stem_passes(engine, lambda: engine.losses(job)) == 1
     assert _stem_passes(engine, lambda: plain_losses(engine, job)) == 5
@@ -63,18 +63,18 @@ def test_a_unets_first_layers_are_run_once_a_sample(engine: DiffusersEngine) -> 
 
 def test_one_candidate_alone_shares_nothing(engine: DiffusersEngine) -> None:
     """Every sample is asked once, so there is nothing to keep."""
-    engine.stems = agreeing_stem(engine)
+    share(engine)
     assert _stem_passes(engine, lambda: engine.losses(job_of(engine, 1, 8))) == 2
 
 
 def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> None:
     """What is kept is bounded, not what is asked; when work is gone its room is free again."""
-    found = agreeing_stem(engine)
-    assert found is not None
-    engine.stems = None
+    share(engine)
+    assert engine.stems is not None
+    stem, engine.stems = engine.stems.stem, None
     small, large = job_of(engine, 2, 4), job_of(engine, 2, 8)
-    four = sum(output.nbytes for output in found.stem.outputs(lambda: engine.losses(small)))
-    engine.stems = StemKeeper(found.stem, engine.denoise, most_bytes=four)
+    four = sum(output.nbytes for output in stem.outputs(lambda: engine.losses(small)))
+    engine.stems = StemKeeper(stem, engine.denoise, most_bytes=four)
     assert np.array_equal(engine.losses(large), plain_losses(engine, large))
     works = [engine.prepare(small) for _ in range(2)]
 
@@ -92,7 +92,7 @@ def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> Non
 
 def test_rows_with_and_without_share_a_pass(engine: DiffusersEngine) -> None:
     """Work of one candidate beside work of many: the pass is run whole, and both have the losses they have alone."""
-    engine.stems = agreeing_stem(engine)
+    share(engine)
     one, many = job_of(engine, 1, 2), job_of(engine, 3, 2)
     alone, together = engine.prepare(one), engine.prepare(many)
     engine.score([Slice(alone, 0, 2), Slice(together, 0, 2)])
@@ -103,7 +103,7 @@ def test_rows_with_and_without_share_a_pass(engine: DiffusersEngine) -> None:
 
 def test_two_works_share_a_pass_each_with_its_own_stem(engine: DiffusersEngine) -> None:
     """Rows take the stems of their own samples."""
-    engine.stems = agreeing_stem(engine)
+    share(engine)
     jobs = [job_of(engine, 2, 2), replace(job_of(engine, 2, 2), samples=warm_job(engine, 5).samples[3:])]
     first, second = (engine.prepare(job) for job in jobs)
     for at in (0, 2):
@@ -158,7 +158,9 @@ def test_a_pass_of_one_row_tells_nothing(engine: DiffusersEngine, tmp_path: Path
     """With nothing to compare with, nothing is shared."""
     assert engine.micro_batch > 1
     alone = DiffusersEngine.load(save_stable_diffusion(tmp_path), device="cpu", micro_batch=1)
-    assert agreeing_stem(alone) is None
+    share(alone)
+    assert alone.stems is None
+    assert alone.branch is None
 
 
 class _Rounding(DiffusersEngine):

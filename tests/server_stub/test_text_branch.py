@@ -14,7 +14,7 @@ from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.loss_work import TEXT_BATCH
 from server_stub.placement import Placement
 from server_stub.text_branch import TextBranch
-from server_stub.warm_up import agreeing_branch
+from server_stub.warm_up import share
 from tests.server_stub.sharing import job_of, plain_losses
 from tests.server_stub.tiny_models import (
     save_flux,
@@ -43,7 +43,7 @@ def test_families_share_what_they_make_of_the_text(
 ) -> None:
     """A UNet's keys and values, a transformer's first projections; losses have the same bits without."""
     engine = DiffusersEngine.load(save(tmp_path), device="cpu", micro_batch=4)
-    engine.branch = agreeing_branch(engine)
+    share(engine)
     assert engine.branch is not None
     names = {module: name.rpartition(".")[2] for name, module in engine.family.denoiser.named_modules()}
     assert {names[module] for module in engine.branch.modules} == named
@@ -53,7 +53,7 @@ def test_families_share_what_they_make_of_the_text(
 
 def test_keys_and_values_are_made_once_a_text(engine: DiffusersEngine) -> None:
     """Six candidates on eight samples of one prompt: two passes of four texts, not twelve of four rows."""
-    engine.branch = agreeing_branch(engine)
+    share(engine)
     assert engine.branch is not None
     layer, rows = engine.branch.modules[0], list[int]()
 
@@ -117,6 +117,7 @@ def test_a_denoiser_that_comes_and_goes_shares_nothing(engine: DiffusersEngine) 
     """Under --offload its weights are elsewhere while texts are encoded."""
     kept, engine.placement = engine.placement, Placement(device="cpu", offload=True)
     try:
-        assert agreeing_branch(engine) is None
+        share(engine)
+        assert engine.branch is None
     finally:
         engine.placement = kept
