@@ -65,11 +65,6 @@ class LossWork:
         self._place = torch.from_numpy(place).to(self._device)
         self._sample = torch.from_numpy(place % max(samples, 1)).to(self._device)
 
-    @property
-    def candidates(self) -> int:
-        """The number of candidates, all scored on the same samples."""
-        return self._shape[0]
-
     def samples(self, start: int, stop: int) -> Tensor:
         """Return the samples (m) of rows `start` to `stop`, places in `noisy` and `timestep`."""
         return self._sample[start:stop]

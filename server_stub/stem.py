@@ -101,7 +101,8 @@ class StemKeeper:
     def _rows(self, rows: Slice, conditioning: Conditioning, size: int) -> list[Tensor] | None:
         work: LossWork = rows.work
         if work not in self._kept:
-            self._kept[work] = self._run(work, conditioning, size) if work.candidates > 1 else None
+            saves = -(-work.rows // size) > -(-len(work.noisy) // size)  # the stem takes whole passes too
+            self._kept[work] = self._run(work, conditioning, size) if saves else None
         outputs = self._kept[work]
         return None if outputs is None else [output[work.samples(rows.start, rows.stop)] for output in outputs]
 

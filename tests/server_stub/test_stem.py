@@ -61,10 +61,13 @@ def test_a_unets_first_layers_are_run_once_a_sample(engine: DiffusersEngine) -> 
     assert _stem_passes(engine, lambda: plain_losses(engine, job)) == 5
 
 
-def test_one_candidate_alone_shares_nothing(engine: DiffusersEngine) -> None:
-    """Every sample is asked once, so there is nothing to keep."""
+@pytest.mark.parametrize(("candidates", "samples", "passes"), [(1, 8, 2), (2, 2, 1), (2, 4, 1), (3, 6, 2)])
+def test_stems_are_run_where_that_saves_passes(
+    engine: DiffusersEngine, candidates: int, samples: int, passes: int
+) -> None:
+    """One candidate asks each sample once, and few rows fit into one pass anyway."""
     share(engine)
-    assert _stem_passes(engine, lambda: engine.losses(job_of(engine, 1, 8))) == 2
+    assert _stem_passes(engine, lambda: engine.losses(job_of(engine, candidates, samples))) == passes
 
 
 def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> None:
@@ -104,9 +107,9 @@ def test_rows_with_and_without_share_a_pass(engine: DiffusersEngine) -> None:
 def test_two_works_share_a_pass_each_with_its_own_stem(engine: DiffusersEngine) -> None:
     """Rows take the stems of their own samples."""
     share(engine)
-    jobs = [job_of(engine, 2, 2), replace(job_of(engine, 2, 2), samples=warm_job(engine, 5).samples[3:])]
+    jobs = [job_of(engine, 3, 2), replace(job_of(engine, 3, 2), samples=warm_job(engine, 5).samples[3:])]
     first, second = (engine.prepare(job) for job in jobs)
-    for at in (0, 2):
+    for at in (0, 2, 4):
         engine.score([Slice(first, at, at + 2), Slice(second, at, at + 2)])
     assert np.array_equal(engine.result(first), plain_losses(engine, jobs[0]))
     assert np.array_equal(engine.result(second), plain_losses(engine, jobs[1]))
