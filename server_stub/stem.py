@@ -76,6 +76,23 @@ class Stem:
         return answering(zip(self.modules, outputs, strict=True))
 
 
+@dataclass
+class _Kept:
+    """Outputs of a work's samples, and the rows last taken of them: those of the next pass are often the same."""
+
+    outputs: Sequence[Tensor]
+    place: tuple[int, int] = (0, 0)
+    rows: Sequence[Tensor] = ()
+
+    def take(self, rows: Slice) -> Sequence[Tensor]:
+        """Return the outputs for rows of the work; every candidate's rows name the samples in the same order."""
+        place = rows.start % len(self.outputs[0]), rows.stop - rows.start
+        if place != self.place:
+            index = rows.work.samples(rows.start, rows.stop)
+            self.place, self.rows = place, [output[index] for output in self.outputs]
+        return self.rows
+
+
 class StemKeeper:
     """Stems of the samples of work under way, run when first asked for; `denoise` is a pass of the denoiser.
 
@@ -85,30 +102,28 @@ class StemKeeper:
     def __init__(self, stem: Stem, denoise: Denoise, most_bytes: int = _MOST_BYTES) -> None:
         self.stem = stem
         self._denoise, self._most_bytes = denoise, most_bytes
-        self._kept: WeakKeyDictionary[LossWork, list[Tensor] | None] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[LossWork, _Kept | None] = WeakKeyDictionary()
 
     def given(self, slices: Sequence[Slice], conditioning: Conditioning, size: int) -> AbstractContextManager[None]:
         """Return what spares a pass of `size` rows the stem, or nothing where it is not kept for all of `slices`.
 
         What is not there yet is run in such passes too, under any `conditioning` of one row or more.
         """
-        kept = [self._rows(each, conditioning, size) for each in slices]
-        known = [outputs for outputs in kept if outputs is not None]
+        kept = [self._of(each.work, conditioning, size) for each in slices]
+        known = [mine.take(each) for each, mine in zip(slices, kept, strict=True) if mine is not None]
         if len(known) < len(kept):
             return nullcontext()
         return self.stem.given([pad(parts, size) for parts in zip(*known, strict=True)])
 
-    def _rows(self, rows: Slice, conditioning: Conditioning, size: int) -> list[Tensor] | None:
-        work: LossWork = rows.work
+    def _of(self, work: LossWork, conditioning: Conditioning, size: int) -> _Kept | None:
         if work not in self._kept:
             saves = -(-work.rows // size) > -(-len(work.noisy) // size)  # the stem takes whole passes too
             self._kept[work] = self._run(work, conditioning, size) if saves else None
-        outputs = self._kept[work]
-        return None if outputs is None else [output[work.samples(rows.start, rows.stop)] for output in outputs]
+        return self._kept[work]
 
-    def _run(self, work: LossWork, conditioning: Conditioning, size: int) -> list[Tensor] | None:
+    def _run(self, work: LossWork, conditioning: Conditioning, size: int) -> _Kept | None:
         texts = {key: pad([value[:size]], size) for key, value in conditioning.items()}
-        room = self._most_bytes - sum(_bytes(outputs) for outputs in self._kept.values() if outputs)
+        room = self._most_bytes - sum(_bytes(kept.outputs) for kept in self._kept.values() if kept)
         parts: list[list[Tensor]] = []
         for start in range(0, (count := len(work.noisy)), size):
             noisy, timestep = (pad([rows[start : start + size]], size) for rows in (work.noisy, work.timestep))
@@ -116,7 +131,7 @@ class StemKeeper:
             if _bytes(outputs) * count > room * size:
                 return None
             parts.append(outputs)
-        return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+        return _Kept([torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)])
 
 
 def _bytes(outputs: Sequence[Tensor]) -> int:

@@ -93,6 +93,15 @@ def test_work_beyond_the_bound_is_scored_without(engine: DiffusersEngine) -> Non
     assert _stem_passes(engine, lambda: engine.losses(small)) == 1
 
 
+def test_samples_of_several_prompts_keep_their_stems(engine: DiffusersEngine) -> None:
+    """Rows are ordered by text, so a candidate's samples come in another order than they were asked in."""
+    share(engine)
+    job = job_of(engine, 3, 6)
+    samples = [s.model_copy(update={"prompt": i % 2}) for i, s in enumerate(job.samples)]
+    job = replace(job, prompts=[*job.prompts, f"a photo of {job.placeholder_token}"], samples=samples)
+    assert np.array_equal(engine.losses(job), plain_losses(engine, job))
+
+
 def test_rows_with_and_without_share_a_pass(engine: DiffusersEngine) -> None:
     """Work of one candidate beside work of many: the pass is run whole, and both have the losses they have alone."""
     share(engine)
