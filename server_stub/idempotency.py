@@ -138,13 +138,12 @@ class Operations:
         try:
             with self._books.write() as connection:
                 row = locked_account(connection, order.account_id)
-                if not _still_held(connection, reservation):
-                    raise ReservationLostError
                 spending.charge(connection, order.account_id, reservation.day, reservation.amount, amount)
                 receipt = append(connection, row, self._signer, order=order, amount=amount, at=self._clock())
                 body = reply(receipt)
                 done = {"state": "done", "finished_at": self._clock(), "reply": body, **amount.__dict__}
-                connection.execute(sa.update(operations).where(_mine(reservation)).values(done))
+                if not connection.execute(sa.update(operations).where(_held(reservation)).values(done)).rowcount:
+                    raise ReservationLostError
             return body
         except ReservationLostError:
             raise
@@ -192,23 +191,18 @@ class Operations:
 
 def _release(connection: sa.Connection, reservation: Reservation) -> None:
     locked_account(connection, reservation.order.account_id)
-    if _still_held(connection, reservation):
+    if connection.execute(sa.delete(operations).where(_held(reservation))).rowcount:
         spending.release(connection, reservation.order.account_id, reservation.day, reservation.amount)
-        connection.execute(sa.delete(operations).where(_mine(reservation)))
 
 
-def _mine(reservation: Reservation) -> sa.ColumnElement[bool]:
+def _held(reservation: Reservation) -> sa.ColumnElement[bool]:
     order = reservation.order
     return sa.and_(
         operations.c.account_id == order.account_id,
         operations.c.key == order.key,
         operations.c.token == reservation.token,
+        operations.c.state == "held",
     )
-
-
-def _still_held(connection: sa.Connection, reservation: Reservation) -> bool:
-    held = sa.select(operations.c.key).where(_mine(reservation), operations.c.state == "held")
-    return connection.execute(held).first() is not None
 
 
 def _record(connection: sa.Connection, account_id: int, key: str) -> sa.Row[Any] | None:
