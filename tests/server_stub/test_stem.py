@@ -125,16 +125,16 @@ def test_two_works_share_a_pass_each_with_its_own_stem(engine: DiffusersEngine) 
 
 
 class _Odd(nn.Module):
-    """Calls one layer twice before it looks at the text, and returns a pair on the way."""
+    """Calls one layer twice before it looks at the text, and has one row for the whole batch and a pair on the way."""
 
     def __init__(self) -> None:
         super().__init__()
         self.early, self.twice, self.late = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
-        self.pair = _Pair()
+        self.place, self.pair = nn.Embedding(1, 3), _Pair()
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """Return (n, 3) of rows (n, 3) and texts (n, 3)."""
-        a, b = self.pair(self.twice(self.twice(self.early(x))))
+        a, b = self.pair(self.twice(self.twice(self.early(x))) + self.place(torch.zeros(1, dtype=torch.long)))
         out: Tensor = self.late(a + b + text)
         return out
 
