@@ -97,6 +97,18 @@ def test_a_curve_is_at_its_start_until_its_first_answer() -> None:
     assert np.isnan(line[3])
 
 
+def test_curves_are_on_the_level_of_the_whole_bank() -> None:
+    """They are measured on a part of it, and the gradient's last word, measured on both, tells the difference."""
+    results = [
+        _result("start", "a", 1, 0.33),
+        _result("gradient @ 5,000", "a", 1, 0.20, [[1000.0, 0.27], [5000.0, 0.25]]),
+        _result("paper, pca @ 5,000", "a", 1, 0.31, [[1000.0, 0.37], [4000.0, 0.36]]),
+    ]
+    lines = curves(results, np.array([500.0, 1500.0, 5000.0]))
+    assert np.allclose(lines["gradient @ 5,000"], [0.33, 0.22, 0.20])
+    assert np.allclose(lines["paper, pca @ 5,000"], [np.nan, 0.32, 0.31], equal_nan=True)
+
+
 def _cells() -> list[Cell]:
     return cells_of([METHODS["oracle words"], METHODS["word"], METHODS["ours"]], [5000, 20000], MATRIX, [1, 2])
 

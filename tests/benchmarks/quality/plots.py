@@ -21,19 +21,37 @@ __all__ = ["curves", "picture_grid", "plot_curves"]
 
 Array = NDArray[np.float64]
 _COLUMNS = 5
+_OWN_START = ("paper", "gradient, from the word")
 
 
 def curves(results: Results, forwards: Array) -> dict[str, Array]:
-    """Return title -> mean loss (F,) of the answers at so many forwards; before its first, a run is at its start."""
+    """Return title -> mean loss (F,) of the answers at so many forwards, on the level of the whole held-out bank.
+
+    Before its first answer a run is at our start, or nowhere yet where it has a start of its own.
+    """
     starts = {(r["subject"], r["seed"]): r["heldout_loss"] for r in results if r["title"] == "start"}
-    found: dict[str, list[Array]] = {}
+    levels, found = _levels(results), dict[str, list[Array]]()
     for r in results:
         if r["curve"] and (r["subject"], r["seed"]) in starts:
-            at, loss = np.array(r["curve"]).T
+            at, loss = np.array([*r["curve"], [r["forwards"], 0.0]]).T
+            loss = np.array([*(loss[:-1] + levels.get(r["subject"], 0.0)), r["heldout_loss"]])
+            start = np.nan if r["title"].startswith(_OWN_START) else starts[r["subject"], r["seed"]]
             index = np.searchsorted(at, forwards, side="right") - 1
-            line = np.where(index >= 0, loss[np.maximum(index, 0)], starts[r["subject"], r["seed"]])
+            line = np.where(index >= 0, loss[np.maximum(index, 0)], start)
             found.setdefault(r["title"], []).append(np.where(forwards <= r["forwards"] * 1.02, line, np.nan))
     return {title: np.mean(lines, axis=0) for title, lines in found.items()}
+
+
+def _levels(results: Results) -> dict[str, float]:
+    """How much higher a subject's loss is on the whole bank than on the part of it on which curves are measured.
+
+    Gradient descent tells: the last word of its curve is its answer.
+    """
+    ends: dict[str, list[float]] = {}
+    for r in results:
+        if r["title"] == GRADIENT and r["curve"]:
+            ends.setdefault(r["subject"], []).append(r["heldout_loss"] - r["curve"][-1][1])
+    return {subject: float(np.mean(differences)) for subject, differences in ends.items()}
 
 
 def plot_curves(results: Results, path: Path) -> None:
@@ -47,10 +65,10 @@ def plot_curves(results: Results, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for title, line in curves(results, at).items():
         axes.plot(at, line, label=title)
-    for title, style in ((GRADIENT, "--"), ("oracle words", ":")):
+    for title, style in (("word", ":"), (GRADIENT, "--")):
         level = [r["heldout_loss"] for r in results if r["title"] == title]
         if level:
-            axes.axhline(float(np.mean(level)), linestyle=style, color="gray", label=f"{title}, end")
+            axes.axhline(float(np.mean(level)), linestyle=style, color="gray", label=title)
     axes.set(xscale="log", xlabel="forwards (for the gradient, forwards and backwards)", ylabel="held-out loss")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
