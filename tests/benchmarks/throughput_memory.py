@@ -10,14 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.engine import LossJob, Slice
-from tests.benchmarks.machine import memory
+from server_stub.warm_up import share
+from tests.benchmarks.machine import memory, reset_peak
 from tests.benchmarks.throughput_questions import WORD, Options, job
 from tests.benchmarks.throughput_rounds import Table
 
@@ -36,7 +36,7 @@ class _Peak:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the peak back to what is resident now
+            reset_peak()
         self.before = self._read("VmRSS")
 
     def _read(self, name: str) -> float:
@@ -86,8 +86,8 @@ _WORK: dict[str, Callable[[DiffusersEngine, LossJob], None]] = {"scoring": _scor
 def _measure(options: Options, work: str) -> dict[str, float]:
     """Return MB before the work and at its peak."""
     engine = options.engine()
-    engine.warm_up()  # what a server keeps of a request counts as well
-    asked = job(engine, candidates=2, samples=engine.micro_batch // 2)
+    share(engine)  # what a server keeps of a request counts as well
+    asked = job(engine, candidates=2, samples=engine.micro_batch)
     peak = _Peak(engine.device)
     _WORK[work](engine, asked)
     return {"before MB": peak.before, "peak MB": peak.now, "added MB": peak.now - peak.before}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.engine import LossJob
 from server_stub.tiny import CLIP_DIR, WEIGHTS_DIR
 from server_stub.tiny.naming import Namer
-from tests.benchmarks.machine import memory
+from tests.benchmarks.machine import memory, reset_peak
 
 __all__ = ["WORD", "PeakMemory", "Workbench", "weights_id"]
 
@@ -104,22 +101,16 @@ def weights_id() -> str:
 
 
 class PeakMemory:
-    """The most memory held since `reset`, over what was held then, in bytes; Linux only, elsewhere None.
-
-    `reset` gives freed memory back to the system first, and starts the kernel's high-water mark anew
-    (`man 5 proc`, `clear_refs`).
-    """
+    """The most memory held since `reset`, over what was held then, in bytes; Linux only, elsewhere None."""
 
     def __init__(self) -> None:
         self._before: int | None = None
 
     def reset(self) -> None:
         """Start measuring."""
-        gc.collect()
         try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-        except (OSError, AttributeError):
+            reset_peak()
+        except OSError:
             self._before = None
             return
         self._before = memory("VmRSS")
