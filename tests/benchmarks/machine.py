@@ -28,13 +28,16 @@ def machine() -> dict[str, str]:
     return told | {package: version(package) for package in _PACKAGES}
 
 
-def memory(name: str, status: Path = Path("/proc/self/status")) -> int | None:
-    """Return `VmRSS` or `VmHWM` of a process's status file, in bytes; None where the system has no such file."""
-    try:
-        lines = status.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":")), None)
+def memory(name: str, status: Path = Path("/proc/self/status")) -> int:
+    """Return `VmRSS` or `VmHWM` of a process's status file, in bytes.
+
+    Raises:
+        OSError: the system has no such file, or the file no such line.
+    """
+    for line in status.read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{status} does not tell {name}")
 
 
 def reset_peak() -> None:
@@ -42,6 +45,7 @@ def reset_peak() -> None:
 
     Raises:
         OSError: the system has no such file, or no glibc.
+        AttributeError: its C library does not give memory back on demand.
     """
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)

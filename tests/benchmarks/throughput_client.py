@@ -62,7 +62,7 @@ def _optimize(url: str, folder: Path, generations: int) -> _Run:
         raise RuntimeError(f"the client ended with exit code {process.returncode}")
     forwards = int(json.loads(told)["forwards"])
     seconds = time.perf_counter() - started
-    return _Run(seconds, used.ru_utime + used.ru_stime, (memory("VmHWM", status_file) or 0) / 1e6, forwards)
+    return _Run(seconds, used.ru_utime + used.ru_stime, memory("VmHWM", status_file) / 1e6, forwards)
 
 
 def run(options: Options) -> list[Table]:

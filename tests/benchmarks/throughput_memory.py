@@ -42,7 +42,7 @@ class _Peak:
     def _read(self, name: str) -> float:
         if self._cuda:
             return (torch.cuda.memory_allocated() if name == "VmRSS" else torch.cuda.max_memory_allocated()) / 1e6
-        return (memory(name) or 0) / 1e6
+        return memory(name) / 1e6
 
     @property
     def now(self) -> float:

@@ -17,7 +17,7 @@ from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.engine import Slice
 from server_stub.stem import Stem, StemKeeper
 from server_stub.warm_up import share, warm_job
-from tests.server_stub.sharing import job_of, plain_losses
+from tests.server_stub.sharing import RoundingEngine, job_of, plain_losses
 from tests.server_stub.tiny_models import (
     save_flux,
     save_stable_diffusion,
@@ -175,18 +175,8 @@ def test_a_pass_of_one_row_tells_nothing(engine: DiffusersEngine, tmp_path: Path
     assert alone.branch is None
 
 
-class _Rounding(DiffusersEngine):
-    """A device on which a pass without its stem gives other bits."""
-
-    def score(self, slices: Any) -> None:
-        super().score(slices)
-        if self.stems is not None:
-            with torch.inference_mode():
-                slices[0].work.keep(slices[0].start, torch.zeros(1))
-
-
 def test_a_stem_that_changes_losses_is_not_shared(tmp_path: Path) -> None:
     """Warm-up compares, and goes without."""
-    engine = _Rounding.load(save_stable_diffusion(tmp_path), device="cpu", micro_batch=4)
+    engine = RoundingEngine.load(save_stable_diffusion(tmp_path), device="cpu", micro_batch=4)
     engine.warm_up()
     assert engine.stems is None

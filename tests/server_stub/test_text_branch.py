@@ -15,7 +15,7 @@ from server_stub.loss_work import TEXT_BATCH
 from server_stub.placement import Placement
 from server_stub.text_branch import TextBranch
 from server_stub.warm_up import share
-from tests.server_stub.sharing import job_of, plain_losses
+from tests.server_stub.sharing import RoundingEngine, job_of, plain_losses
 from tests.server_stub.tiny_models import (
     save_flux,
     save_stable_diffusion,
@@ -96,19 +96,9 @@ def test_only_what_reads_the_text_alone_and_once_is_shared() -> None:
     assert TextBranch.of(model, lambda: model(x, text), {"states": text.clone()}) is None
 
 
-class _Rounding(DiffusersEngine):
-    """A device on which a pass that is given keys and values rounds otherwise."""
-
-    def score(self, slices: object) -> None:
-        super().score(slices)  # type: ignore[arg-type]
-        if self.branch is not None:
-            with torch.inference_mode():
-                slices[0].work.keep(slices[0].start, torch.zeros(1))  # type: ignore[index]
-
-
 def test_a_branch_that_changes_losses_is_not_shared(tmp_path: Path) -> None:
     """Warm-up compares, and goes without."""
-    engine = _Rounding.load(save_stable_diffusion(tmp_path), device="cpu", micro_batch=4)
+    engine = RoundingEngine.load(save_stable_diffusion(tmp_path), device="cpu", micro_batch=4)
     engine.warm_up()
     assert engine.branch is None
 

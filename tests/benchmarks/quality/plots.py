@@ -33,8 +33,8 @@ def curves(results: Results, forwards: Array) -> dict[str, Array]:
     levels, found = _levels(results), dict[str, list[Array]]()
     for r in results:
         if r["curve"] and (r["subject"], r["seed"]) in starts:
-            at, loss = np.array([*r["curve"], [r["forwards"], 0.0]]).T
-            loss = np.array([*(loss[:-1] + levels.get(r["subject"], 0.0)), r["heldout_loss"]])
+            at, loss = np.array(r["curve"]).T
+            at, loss = np.append(at, r["forwards"]), np.append(loss + levels.get(r["subject"], 0.0), r["heldout_loss"])
             start = np.nan if r["title"].startswith(_OWN_START) else starts[r["subject"], r["seed"]]
             index = np.searchsorted(at, forwards, side="right") - 1
             line = np.where(index >= 0, loss[np.maximum(index, 0)], start)

@@ -110,12 +110,10 @@ class PeakMemory:
         """Start measuring."""
         try:
             reset_peak()
-        except OSError:
+            self._before = memory("VmRSS")
+        except (OSError, AttributeError):
             self._before = None
-            return
-        self._before = memory("VmRSS")
 
     def read(self) -> int | None:
         """Return the peak above the start."""
-        peak = memory("VmHWM")
-        return None if self._before is None or peak is None else max(0, peak - self._before)
+        return None if self._before is None else max(0, memory("VmHWM") - self._before)
