@@ -85,7 +85,7 @@ _KNOBS: dict[str, tuple[str, type, str]] = {
     "common_noise": ("--common-noise", bool, "all candidates of a generation on one bank (default)"),
     "whiten": ("--whiten", bool, "principal axes as long as the words' spread (default)"),
     "add_mean": ("--add-mean", bool, "move the origin by the mean word"),
-    "race": ("--race", int, "starts compared before the search (default 16)"),
+    "race": ("--race", int, "starts compared before the search (default 22)"),
     "phrases": ("--phrases", int, "phrases among them, each made one word by the host's text encoder (default 3)"),
     "race_samples": ("--race-samples", int, "samples each of them is asked (default 16)"),
     "attention_temperature": ("--attention-temperature", float, "of the first start's softmax (default 0.02)"),

@@ -20,14 +20,17 @@ from blackbox_ti.text_tower import TextTower
 if TYPE_CHECKING:
     from blackbox_ti.clip import Clip
 
-__all__ = ["Distilled", "distil", "find_phrases", "least_squares"]
+__all__ = ["Distilled", "distil", "find_phrases", "least_squares", "longer_phrases"]
 
 Array = NDArray[np.float64]
 _POOL: Final = 32
 _BEAM: Final = 3
 _LONGEST: Final = 4
-_STEPS: Final = 5
+_STEPS: Final = 12
 _DIFFERENCE: Final = 0.05
+_DAMPINGS: Final = (0.03, 0.3, 3.0, 30.0)
+_TRIES: Final = 3
+_CLOSE: Final = 0.02  # of the phrase's effect; nearer makes no better word
 
 
 def find_phrases(clip: Clip, image_features: NDArray[np.float32], words: Sequence[str], template: str) -> list[str]:
@@ -49,6 +52,36 @@ def find_phrases(clip: Clip, image_features: NDArray[np.float32], words: Sequenc
     return found
 
 
+def longer_phrases(clip: Clip, image_features: NDArray[np.float32], words: Sequence[str], template: str, phrase: str,
+                   count: int) -> list[str]:  # fmt: skip
+    """Return `phrase` with one word more, up to `count` times: of the likeliest words those least like one another.
+
+    CLIP's similarity fools itself with several words for one side of a picture ("tilted spots pale"); what it leaves
+    out ("blossom") is among its likeliest words all the same. Words are taken farthest first (Gonzalez 1985).
+    """
+    own = phrase.split()
+    pool = own + [w for w in words[:_POOL] if w not in own]
+    features = clip.text_features([template.format(w) for w in pool])
+    target = image_features.mean(axis=0)
+    longer = []
+    for i in _farthest_first(features, len(own), count):
+        orders = [f"{pool[i]} {phrase}", f"{phrase} {pool[i]}"]
+        longer.append(orders[int((clip.text_features([template.format(p) for p in orders]) @ target).argmax())])
+    return longer
+
+
+def _farthest_first(features: NDArray[np.float32], taken: int, count: int) -> list[int]:
+    """Up to `count` rows of `features`, each the least like the first `taken` and those before it."""
+    centred = features - features.mean(axis=0)
+    centred = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    chosen = list(range(taken))
+    while len(chosen) < min(taken + count, len(features)):
+        likeness = (centred @ centred[chosen].T).max(axis=1)
+        likeness[chosen] = np.inf
+        chosen.append(int(likeness.argmin()))
+    return chosen[taken:]
+
+
 @dataclass(frozen=True)
 class Distilled:
     """A word's vectors (T, D) float32, and the share of the phrase's effect on the states that they miss, 0 to 1."""
@@ -57,12 +90,21 @@ class Distilled:
     residual: float
 
 
-def distil(tower: TextTower, phrase: str, templates: Sequence[str], words: NDArray[np.float32], axes: Array,
-           stand_ins: Sequence[str], num_vectors: int) -> Distilled:  # fmt: skip
+def distil(
+    tower: TextTower,
+    phrase: str,
+    templates: Sequence[str],
+    words: NDArray[np.float32],
+    axes: Array,
+    stand_ins: Sequence[str],
+    num_vectors: int,
+    near: NDArray[np.float32] | None = None,
+) -> Distilled:
     """Return the word that moves the text encoder's states as `phrase` does, in every template.
 
-    `words` (n, D) are the phrase's own embeddings, from whose mean, or the best of them, the fit starts; `axes`
-    (d, D) are the directions it may take, each as long as a natural step.
+    `words` (n, D) are the phrase's own embeddings, from whose mean, or the best of them, the fit starts, or from the
+    vectors `near` (T, D) where they are better; `axes` (d, D) are the directions it may take, each as long as a natural
+    step.
     """
     target = np.concatenate([tower.text_states(t.format(phrase)).ravel() for t in templates])
 
@@ -71,33 +113,47 @@ def distil(tower: TextTower, phrase: str, templates: Sequence[str], words: NDArr
         return np.concatenate(parts, axis=1).astype(np.float64)
 
     starts = np.repeat(np.concatenate([words.mean(axis=0)[None], words])[:, None], num_vectors, axis=1)
-    misses = np.square(states(starts) - target).sum(axis=1)
-    origin = starts[int(misses.argmin())].astype(np.float64)
+    effect = float(np.square(states(starts) - target).sum(axis=1).max())
+    starts = starts if near is None else np.concatenate([starts, near[None]])
+    origin = starts[int(np.square(states(starts) - target).sum(axis=1).argmin())].astype(np.float64)
 
     def residuals(z: Array) -> Array:
         return np.asarray(states(displaced(origin, z, axes)) - target)
 
-    z = least_squares(residuals, np.zeros(num_vectors * len(axes)))
-    left = float(np.square(residuals(z[None])).sum() / max(float(misses.max()), 1e-12))
+    z = least_squares(residuals, np.zeros(num_vectors * len(axes)), _CLOSE * effect)
+    left = float(np.square(residuals(z[None])).sum() / max(effect, 1e-12))
     return Distilled(displaced(origin, z[None], axes)[0].astype(np.float32), min(left, 1.0))
 
 
-def least_squares(residuals: Callable[[Array], Array], z: Array) -> Array:
+def least_squares(residuals: Callable[[Array], Array], z: Array, close: float = 0.0) -> Array:
     """Return z (d,) with a small sum of squared residuals: Levenberg-Marquardt (Marquardt 1963) by forward differences.
 
-    `residuals` maps points (n, d) to residuals (n, m); it is asked d points a step, in one call.
+    `residuals` maps points (n, d) to residuals (n, m); it is asked d points a step, in one call. A sum of `close` or
+    less is small enough.
     """
     damping = 1e-2
     here = residuals(z[None])[0]
     for _ in range(_STEPS):
         jacobian = ((residuals(z + _DIFFERENCE * np.eye(len(z))) - here) / _DIFFERENCE).T
-        normal = jacobian.T @ jacobian
-        scale = damping * np.trace(normal) / len(z)
-        tries = [scale * factor for factor in (0.1, 1.0, 10.0, 100.0)]
-        points = z - np.stack([np.linalg.solve(normal + s * np.eye(len(z)), jacobian.T @ here) for s in tries])
-        values = residuals(points)
-        best = int(np.square(values).sum(axis=1).argmin())
-        if np.square(values[best]).sum() >= np.square(here).sum() * (1 - 1e-3):
+        for _ in range(_TRIES):
+            points = z - _damped_steps(jacobian, here, damping)
+            values = residuals(points)
+            sums = np.square(values).sum(axis=1)
+            best = int(sums.argmin())
+            if sums[best] < np.square(here).sum() * (1 - 1e-3):
+                break
+            damping *= _DAMPINGS[-1] / _DAMPINGS[0]
+        else:
             break
-        z, here, damping = points[best], values[best], damping * (0.1, 1.0, 10.0, 100.0)[best]
+        z, here, damping = points[best], values[best], damping * _DAMPINGS[best]
+        if sums[best] <= close:
+            break
     return z
+
+
+def _damped_steps(jacobian: Array, residual: Array, damping: float) -> Array:
+    """The steps (n, d) to go back with each of the dampings about `damping`, in units of the mean curvature."""
+    curvatures, directions = np.linalg.eigh(jacobian.T @ jacobian)
+    slope = directions.T @ (jacobian.T @ residual)
+    scale = damping * max(float(curvatures.mean()), 1e-12)
+    return np.stack([directions @ (slope / (np.maximum(curvatures, 0) + scale * f)) for f in _DAMPINGS])

@@ -16,7 +16,7 @@ from blackbox_ti.wire import ModelCard
 
 __all__ = ["Plan", "make_plan"]
 
-_RACE_SAMPLES, _RACE_PICTURES, _RACE_SHARE = 16, 4, 8
+_RACE_SAMPLES, _RACE_PICTURES, _RACE_SHARE, _FEW_STARTS = 16, 4, 8, 8
 _SEARCH_SIZE = 512
 
 
@@ -175,14 +175,14 @@ def _races(most: int, samples: int, most_samples: int, budget: int) -> tuple[tup
 
 
 def _rounds(starts: int, samples: int, most_samples: int) -> tuple[tuple[int, int], ...]:
-    """All starts on half a bank, which tells where they differ; three quarters on one; a quarter on four.
+    """All starts on half a bank, which tells where they differ; half of them on one; a fifth on four.
 
-    Most of a bank is so spent on those that are hard to tell apart. Where a quarter is no choice there is one round.
+    Most of a bank is so spent on those that are hard to tell apart. Few starts race in one round.
     """
-    finalists = starts // 4
-    if finalists < 2:
+    if starts < _FEW_STARTS:
         return ((starts, samples),)
-    return (starts, max(samples // 2, 1)), (starts - finalists, samples), (finalists, min(4 * samples, most_samples))
+    finalists = max(starts // 5, 2)
+    return (starts, max(samples // 2, 1)), (starts // 2, samples), (finalists, min(4 * samples, most_samples))
 
 
 def _samples_of(races: Sequence[tuple[int, int]]) -> int:

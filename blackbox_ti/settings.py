@@ -60,7 +60,7 @@ class InversionSettings(BaseModel):
     rotate_every: int = Field(default=1, ge=1)
     heldout: int | None = Field(default=None, ge=1)
     heldout_checks: int | None = Field(default=None, ge=0)
-    race: int = Field(default=16, ge=1)
+    race: int = Field(default=22, ge=1)
     phrases: int = Field(default=3, ge=0)
     race_samples: int | None = Field(default=None, ge=1)
     patience: int = Field(default=6, ge=1)

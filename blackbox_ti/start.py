@@ -17,7 +17,7 @@ from blackbox_ti.evaluation import Evaluator
 from blackbox_ti.initialise import Start, from_attention, from_file, from_word, rank_words, whole_words
 from blackbox_ti.nudge import nudged
 from blackbox_ti.objective import prompts_for
-from blackbox_ti.phrase import distil, find_phrases
+from blackbox_ti.phrase import distil, find_phrases, longer_phrases
 from blackbox_ti.settings import InversionSettings
 from blackbox_ti.subspace import Embedding, principal_axes
 from blackbox_ti.text_tower import TextTower
@@ -30,6 +30,7 @@ Q = TypeVar("Q")
 _TEMPLATES = 2
 _AXES = 256
 _NUDGED_PHRASES, _NUDGES, _NUDGE_AXES = 2, (2, 5), 128
+_LONGER = 6
 _PLAIN_WORDS = ("object", "thing", "picture", "photo", "art", "style")
 
 
@@ -113,20 +114,25 @@ def _phrases(
     likely: Sequence[str],
     words: Mapping[str, Vocabulary],
 ) -> list[Start]:
-    """The phrases CLIP sees in the pictures, each as one word of the host's one encoder, and the longest moved on."""
+    """The phrases CLIP sees in the pictures, each as one word of the host's encoder; the longest moved on; longer."""
     ((name, vocabulary),) = words.items()
     rows = {word: i for i, word in enumerate(vocabulary.tokens)}
     axes = principal_axes(vocabulary.embeddings, min(_AXES, len(rows) - 1, vocabulary.embeddings.shape[1]))
     templates, stand_ins = prompts_for(settings.learnable_property, "{}")[:_TEMPLATES], vocabulary.tokens[:2]
-    starts = []
-    for phrase in find_phrases(clip, pictures, likely, templates[0])[-settings.phrases :]:
+
+    def in_one(phrase: str, near: NDArray[np.float32] | None = None) -> Start:
         own = vocabulary.embeddings[[rows[word] for word in phrase.split()]]
-        found = distil(tower, phrase, templates, own, axes, stand_ins, settings.num_vectors)
-        starts.append(Start({name: found.vectors}, f"the words '{phrase}' in one"))
+        found = distil(tower, phrase, templates, own, axes, stand_ins, settings.num_vectors, near)
+        return Start({name: found.vectors}, f"the words '{phrase}' in one")
+
+    phrases = find_phrases(clip, pictures, likely, templates[0])[-settings.phrases :]
+    starts = [in_one(phrase) for phrase in phrases]
+    moved = []
     for start in starts[-_NUDGED_PHRASES:]:
-        moved = nudged(tower, start.embedding[name], templates, pictures, axes[:_NUDGE_AXES], stand_ins, _NUDGES)
-        starts += [Start({name: v}, f"{start.description}, moved towards the pictures") for v in moved]
-    return starts
+        nudges = nudged(tower, start.embedding[name], templates, pictures, axes[:_NUDGE_AXES], stand_ins, _NUDGES)
+        moved += [Start({name: v}, f"{start.description}, moved towards the pictures") for v in nudges]
+    longer = longer_phrases(clip, pictures, likely, templates[0], phrases[-1], _LONGER) if phrases else []
+    return starts + moved + [in_one(phrase, starts[-1].embedding[name]) for phrase in longer]
 
 
 def _shared_words(vocabularies: Mapping[str, Vocabulary]) -> dict[str, Vocabulary]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from blackbox_ti.clip import Clip
 from blackbox_ti.initialise import whole_words
-from blackbox_ti.phrase import distil, find_phrases, least_squares
+from blackbox_ti.phrase import distil, find_phrases, least_squares, longer_phrases
 from blackbox_ti.subspace import principal_axes
 from blackbox_ti.text_tower import TextTower
 from server_stub.tiny import CLIP_DIR
@@ -42,6 +42,30 @@ def test_few_words_make_few_phrases(clip: Clip) -> None:
     pictures = np.zeros((1, 256), np.float32)
     assert len(find_phrases(clip, pictures, ["red", "heart"], TEMPLATE)) == 1
     assert find_phrases(clip, pictures, ["red"], TEMPLATE) == []
+
+
+def test_longer_phrases_say_what_the_phrase_leaves_out(clip: Clip) -> None:
+    """One word more each, none said twice, and other sides of the picture before synonyms of what is there."""
+    scenes = concept_scenes(("heart", "orange", "striped"), 4, 0)
+    pictures = clip.image_features([Image.fromarray(render(s)) for s in scenes])
+    words = ["striped", "stripes", "stripy", "heart", "orange", "lined"]
+    longer = longer_phrases(clip, pictures, words, TEMPLATE, "striped orange", 2)
+    assert [sorted(set(p.split()) - {"striped", "orange"}) for p in longer][0] == ["heart"]
+    assert all("striped orange" in p and len(p.split()) == 3 for p in longer)
+    assert len(longer_phrases(clip, pictures, words, TEMPLATE, "striped orange", 9)) == 4
+
+
+@pytest.mark.parametrize("phrase", ["white dotted flower", "spots pale flower", "mushroom gray dotted"])
+def test_a_word_is_fitted_until_it_says_what_the_phrase_says(clip: Clip, phrase: str) -> None:
+    """Phrases far from any of their words are reached too, and from a word near by as well."""
+    tower = TextTower(clip)
+    words = whole_words(tower.vocabulary())
+    own = words.embeddings[[list(words.tokens).index(w) for w in phrase.split()]]
+    axes = principal_axes(words.embeddings, 255)
+    found = distil(tower, phrase, [TEMPLATE], own, axes, words.tokens[:2], 1)
+    assert found.residual < 0.04
+    near = distil(tower, phrase, [TEMPLATE], own, axes, words.tokens[:2], 1, found.vectors)
+    assert near.residual <= found.residual + 1e-6
 
 
 @pytest.mark.parametrize("num_vectors", [1, 2])
