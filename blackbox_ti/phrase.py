@@ -2,35 +2,29 @@
 
 One word names one side of a concept ("heart"); a phrase names several ("orange striped heart"). The phrase is found by
 beam search on CLIP's similarity, and a word is fitted to do to the text encoder what the phrase does: least squares on
-the encoder's states by Levenberg-Marquardt, its Jacobian by finite differences, so by forward passes alone.
+the states of the encoder that the user has at hand, by its gradients; the host's model is not asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox_ti.subspace import displaced
 from blackbox_ti.text_tower import TextTower
 
 if TYPE_CHECKING:
     from blackbox_ti.clip import Clip
 
-__all__ = ["Distilled", "distil", "find_phrases", "least_squares", "longer_phrases"]
+__all__ = ["Distilled", "distil", "find_phrases", "longer_phrases"]
 
 Array = NDArray[np.float64]
 _POOL: Final = 32
 _BEAM: Final = 3
 _LONGEST: Final = 4
-_STEPS: Final = 12
-_DIFFERENCE: Final = 0.05
-_DAMPINGS: Final = (0.03, 0.3, 3.0, 30.0)
-_TRIES: Final = 3
-_CLOSE: Final = 0.02  # of the phrase's effect; nearer makes no better word
 
 
 def find_phrases(clip: Clip, image_features: NDArray[np.float32], words: Sequence[str], template: str) -> list[str]:
@@ -106,54 +100,14 @@ def distil(
     vectors `near` (T, D) where they are better; `axes` (d, D) are the directions it may take, each as long as a natural
     step.
     """
-    target = np.concatenate([tower.text_states(t.format(phrase)).ravel() for t in templates])
+    targets = {t: tower.text_states(t.format(phrase)) for t in templates}
 
-    def states(vectors: Array) -> Array:
-        parts = [tower.word_states(t, vectors, stand_ins).reshape(len(vectors), -1) for t in templates]
-        return np.concatenate(parts, axis=1).astype(np.float64)
+    def misses(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        parts = [np.square(tower.word_states(t, vectors, stand_ins) - targets[t]).sum(axis=(1, 2)) for t in templates]
+        return np.asarray(np.sum(parts, axis=0), dtype=np.float32)
 
     starts = np.repeat(np.concatenate([words.mean(axis=0)[None], words])[:, None], num_vectors, axis=1)
-    effect = float(np.square(states(starts) - target).sum(axis=1).max())
+    effect = float(misses(starts).max())
     starts = starts if near is None else np.concatenate([starts, near[None]])
-    origin = starts[int(np.square(states(starts) - target).sum(axis=1).argmin())].astype(np.float64)
-
-    def residuals(z: Array) -> Array:
-        return np.asarray(states(displaced(origin, z, axes)) - target)
-
-    z = least_squares(residuals, np.zeros(num_vectors * len(axes)), _CLOSE * effect)
-    left = float(np.square(residuals(z[None])).sum() / max(effect, 1e-12))
-    return Distilled(displaced(origin, z[None], axes)[0].astype(np.float32), min(left, 1.0))
-
-
-def least_squares(residuals: Callable[[Array], Array], z: Array, close: float = 0.0) -> Array:
-    """Return z (d,) with a small sum of squared residuals: Levenberg-Marquardt (Marquardt 1963) by forward differences.
-
-    `residuals` maps points (n, d) to residuals (n, m); it is asked d points a step, in one call. A sum of `close` or
-    less is small enough.
-    """
-    damping = 1e-2
-    here = residuals(z[None])[0]
-    for _ in range(_STEPS):
-        jacobian = ((residuals(z + _DIFFERENCE * np.eye(len(z))) - here) / _DIFFERENCE).T
-        for _ in range(_TRIES):
-            points = z - _damped_steps(jacobian, here, damping)
-            values = residuals(points)
-            sums = np.square(values).sum(axis=1)
-            best = int(sums.argmin())
-            if sums[best] < np.square(here).sum() * (1 - 1e-3):
-                break
-            damping *= _DAMPINGS[-1] / _DAMPINGS[0]
-        else:
-            break
-        z, here, damping = points[best], values[best], damping * _DAMPINGS[best]
-        if sums[best] <= close:
-            break
-    return z
-
-
-def _damped_steps(jacobian: Array, residual: Array, damping: float) -> Array:
-    """The steps (n, d) to go back with each of the dampings about `damping`, in units of the mean curvature."""
-    curvatures, directions = np.linalg.eigh(jacobian.T @ jacobian)
-    slope = directions.T @ (jacobian.T @ residual)
-    scale = damping * max(float(curvatures.mean()), 1e-12)
-    return np.stack([directions @ (slope / (np.maximum(curvatures, 0) + scale * f)) for f in _DAMPINGS])
+    found = tower.fitted(targets, starts[int(misses(starts).argmin())], axes, stand_ins)
+    return Distilled(found, min(float(misses(found[None])[0]) / max(effect, 1e-12), 1.0))

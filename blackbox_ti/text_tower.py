@@ -1,7 +1,7 @@
 """CLIP's text tower on the user's own machine, with a word's vectors in place of a word.
 
 Where the host's text encoder is a public CLIP's text tower, as in Stable Diffusion 1 and 2, what the denoiser will be
-told of a word can be computed here at no cost to the endpoint. Forward passes only, like everything else.
+told of a word can be computed here at no cost to the endpoint, and so can its gradient: of this tower alone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = ["TextTower", "matching_tower"]
 
 Array = NDArray[np.float32]
 _BATCH: Final = 64
+_FIT: Final = 80  # evaluations; most words are as near as they come after 60
 # The end of the text and some of the padding after it, where a causal tower sums up what it read.
 _AFTER_END: Final = (0, 1, 3, 7)
 _PARTS: Final = ("token_embedding", "positional_embedding", "attn_mask", "transformer", "ln_final", "text_projection")
@@ -68,26 +69,81 @@ class TextTower:
         return self._worded(template, vectors, stand_ins, _AFTER_END)
 
     def _worded(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str], after: Sequence[int]) -> Array:
-        count = vectors.shape[1]
-        (ids, end), (other, _) = (self._ids(template.format(" ".join([w] * count))) for w in stand_ins)
-        slots = self._torch.nonzero(ids != other)[:, 0]
-        if len(slots) != count:
-            raise InputError(f"{' and '.join(stand_ins)} are not single tokens of this CLIP; name two that are")
+        ids, end, slots = self._slots(template, vectors.shape[1], stand_ins)
         parts = []
         for i in range(0, len(vectors), _BATCH):
             part = self._torch.from_numpy(np.array(vectors[i : i + _BATCH], dtype=np.float32))
             parts.append(self._states(ids[None].expand(len(part), -1), end, after, slots, part))
         return np.concatenate(parts)
 
+    def _slots(self, template: str, count: int, stand_ins: Sequence[str]) -> tuple[Any, int, Any]:
+        """Token ids of a template with a word of `count` vectors, where it ends, and where the vectors go."""
+        (ids, end), (other, _) = (self._ids(template.format(" ".join([w] * count))) for w in stand_ins)
+        slots = self._torch.nonzero(ids != other)[:, 0]
+        if len(slots) != count:
+            raise InputError(f"{' and '.join(stand_ins)} are not single tokens of this CLIP; name two that are")
+        return ids, end, slots
+
     def word_features(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str]) -> Array:
         """Return CLIP's features (n, C) of `template` filled in with words of vectors (n, T, D), unit vectors."""
-        projection = self._text.text_projection
         states = self._torch.from_numpy(self._worded(template, vectors, stand_ins, _AFTER_END[:1])[:, 0])
         with self._torch.inference_mode():
-            if projection is not None:
-                weight = projection.weight.T if hasattr(projection, "weight") else projection
-                states = states @ weight.float().cpu()
-            return np.asarray(self._torch.nn.functional.normalize(states, dim=-1).numpy(), dtype=np.float32)
+            return np.asarray(self._projected(states).numpy(), dtype=np.float32)
+
+    def fitted(
+        self, targets: Mapping[str, Array], origin: NDArray[Any], axes: NDArray[Any], stand_ins: Sequence[str]
+    ) -> Array:
+        """Return the word (T, D) whose states come nearest to `targets`, template -> (K, D), in least squares.
+
+        It is sought from `origin` (T, D) along `axes` (d, D) by L-BFGS (Liu and Nocedal 1989), by gradients of this
+        tower, which is the user's own.
+        """
+        torch, (start, along) = self._torch, self._tensors(origin, axes)
+        asked = [(*self._slots(t, len(origin), stand_ins), torch.tensor(states)) for t, states in targets.items()]
+        z = torch.zeros(len(start), len(along), requires_grad=True)
+
+        def miss() -> Any:
+            word = (start + z @ along)[None]
+            misses = [
+                (self._run(ids[None], end, _AFTER_END, slots, word)[0] - states).square().sum()
+                for ids, end, slots, states in asked
+            ]
+            return torch.stack(misses).sum()
+
+        scale = max(miss().item(), 1e-12)
+        search = torch.optim.LBFGS([z], max_iter=_FIT, max_eval=_FIT, history_size=20, line_search_fn="strong_wolfe")
+
+        def closure() -> Any:
+            share = miss() / scale
+            (z.grad,) = torch.autograd.grad(share, z)
+            return share
+
+        search.step(closure)
+        with torch.no_grad():
+            return np.asarray((start + z @ along).numpy(), dtype=np.float32)
+
+    def likeness_slope(
+        self, templates: Sequence[str], vectors: NDArray[Any], image_feature: NDArray[Any], stand_ins: Sequence[str]
+    ) -> Array:
+        """Return the gradient (T, D) of a word's cosine with `image_feature` (C), summed over templates."""
+        torch, (word, wanted) = self._torch, self._tensors(vectors, image_feature)
+        word.requires_grad_()
+        features = []
+        for ids, end, slots in (self._slots(t, len(vectors), stand_ins) for t in templates):
+            features.append(self._projected(self._run(ids[None], end, _AFTER_END[:1], slots, word[None])[:, 0]))
+        (slope,) = torch.autograd.grad((torch.cat(features) @ wanted).sum(), word)
+        return np.asarray(slope.numpy(), dtype=np.float32)
+
+    def _tensors(self, *arrays: NDArray[Any]) -> list[Any]:
+        return [self._torch.tensor(np.asarray(a, dtype=np.float32)) for a in arrays]
+
+    def _projected(self, states: Any) -> Any:
+        """CLIP's features of states (n, D) at the end of a text, unit vectors."""
+        projection = self._text.text_projection
+        if projection is not None:
+            weight = projection.weight.T if hasattr(projection, "weight") else projection
+            states = states @ weight.float().cpu()
+        return self._torch.nn.functional.normalize(states, dim=-1)
 
     def _ids(self, text: str) -> tuple[Any, int]:
         """Token ids (L) padded with the end token, as Stable Diffusion pads, and where the text ends."""
@@ -97,18 +153,21 @@ class TextTower:
         return ids, end
 
     def _states(self, ids: Any, end: int, after: Sequence[int], slots: Any = None, vectors: Any = None) -> Array:
+        with self._torch.inference_mode():
+            return np.asarray(self._run(ids, end, after, slots, vectors).numpy(), dtype=np.float32)
+
+    def _run(self, ids: Any, end: int, after: Sequence[int], slots: Any = None, vectors: Any = None) -> Any:
         """Run the tower over token ids (n, L), those at `slots` (T) embedded as `vectors` (n, T, D).
 
         The tower is causal, so it need not read further than what is wanted of it.
         """
         at = [min(end + k, ids.shape[1] - 1) for k in after]
         length, text, weight = at[-1] + 1, self._text, self._embedding.weight
-        with self._torch.inference_mode():
-            x = self._embedding(ids[:, :length].to(weight.device))
-            if slots is not None:
-                x[:, slots] = vectors.to(weight.device, weight.dtype)
-            x = text.transformer(x + text.positional_embedding[:length], attn_mask=text.attn_mask[:length, :length])
-            return np.asarray(text.ln_final(x)[:, at].float().cpu().numpy(), dtype=np.float32)
+        x = self._embedding(ids[:, :length].to(weight.device))
+        if slots is not None:
+            x = x.index_copy(1, slots.to(weight.device), vectors.to(weight.device, weight.dtype))
+        x = text.transformer(x + text.positional_embedding[:length], attn_mask=text.attn_mask[:length, :length])
+        return text.ln_final(x)[:, at].float().cpu()
 
 
 def matching_tower(clip: Clip | None, card: ModelCard, vocabularies: Mapping[str, Vocabulary]) -> TextTower | None:

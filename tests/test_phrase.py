@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from blackbox_ti.clip import Clip
 from blackbox_ti.initialise import whole_words
-from blackbox_ti.phrase import distil, find_phrases, least_squares, longer_phrases
+from blackbox_ti.phrase import distil, find_phrases, longer_phrases
 from blackbox_ti.subspace import principal_axes
 from blackbox_ti.text_tower import TextTower
 from server_stub.tiny import CLIP_DIR
@@ -50,7 +48,7 @@ def test_longer_phrases_say_what_the_phrase_leaves_out(clip: Clip) -> None:
     pictures = clip.image_features([Image.fromarray(render(s)) for s in scenes])
     words = ["striped", "stripes", "stripy", "heart", "orange", "lined"]
     longer = longer_phrases(clip, pictures, words, TEMPLATE, "striped orange", 2)
-    assert [sorted(set(p.split()) - {"striped", "orange"}) for p in longer][0] == ["heart"]
+    assert set(longer[0].split()) == {"striped", "orange", "heart"}
     assert all("striped orange" in p and len(p.split()) == 3 for p in longer)
     assert len(longer_phrases(clip, pictures, words, TEMPLATE, "striped orange", 9)) == 4
 
@@ -83,27 +81,3 @@ def test_one_word_does_what_the_phrase_does(clip: Clip, num_vectors: int) -> Non
         return float(np.square(tower.word_states(TEMPLATE, vectors[None], words.tokens[:2])[0] - target).sum())
 
     assert miss(found.vectors) < 0.5 * min(miss(np.repeat(w[None], num_vectors, axis=0)) for w in own)
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-def test_least_squares_solves_linear_problems(seed: int, d: int) -> None:
-    """Where residuals are linear and well posed, the answer is the known one."""
-    rng = np.random.default_rng(seed)
-    matrix = np.linalg.qr(rng.standard_normal((d + 4, d)))[0]
-    truth = rng.standard_normal(d)
-    found = least_squares(lambda z: (z - truth) @ matrix.T, np.zeros(d))
-    assert np.allclose(found, truth, atol=1e-3)
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_least_squares_never_makes_it_worse(seed: int) -> None:
-    """Whatever the residuals are, the sum of squares does not grow."""
-    rng = np.random.default_rng(seed)
-    a, b = rng.standard_normal((5, 3)), rng.standard_normal((3, 5))
-    start = rng.standard_normal(3)
-
-    def residuals(z: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.sin(3 * z @ a.T) @ b.T + 1.0
-
-    found = least_squares(residuals, start)
-    assert np.square(residuals(found[None])).sum() <= np.square(residuals(start[None])).sum()
