@@ -30,7 +30,6 @@ Q = TypeVar("Q")
 _TEMPLATES = 2
 _AXES = 256
 _NUDGED_PHRASES, _NUDGES, _NUDGE_AXES = 2, (2, 5), 128
-_LONGER = 6
 _PLAIN_WORDS = ("object", "thing", "picture", "photo", "art", "style")
 
 
@@ -131,7 +130,8 @@ def _phrases(
     for start in starts[-_NUDGED_PHRASES:]:
         nudges = nudged(tower, start.embedding[name], templates, pictures, axes[:_NUDGE_AXES], stand_ins, _NUDGES)
         moved += [Start({name: v}, f"{start.description}, moved towards the pictures") for v in nudges]
-    longer = longer_phrases(clip, pictures, likely, templates[0], phrases[-1], _LONGER) if phrases else []
+    count = settings.longer_phrases
+    longer = longer_phrases(clip, pictures, likely, templates[0], phrases[-1], count) if phrases else []
     return starts + moved + [in_one(phrase, starts[-1].embedding[name]) for phrase in longer]
 
 
