@@ -33,12 +33,12 @@ def nudged(
     `image_features` (n, C) are unit vectors.
     """
     target = image_features.mean(axis=0)
-    z = np.zeros((len(vectors), len(axes)))
+    word, z = vectors, np.zeros((len(vectors), len(axes)))
     found = []
     for step in range(1, max(steps) + 1):
-        word = (vectors + z @ axes).astype(np.float32)
         slope = tower.likeness_slope(templates, word, target, stand_ins) @ axes.T
         z = z + slope / max(float(np.linalg.norm(slope)), 1e-12)
+        word = (vectors + z @ axes).astype(np.float32)
         if step in steps:
-            found.append((vectors + z @ axes).astype(np.float32))
+            found.append(word)
     return found

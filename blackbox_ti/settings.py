@@ -22,20 +22,20 @@ class InversionSettings(BaseModel):
     """What the user wants; None leaves a knob to the plan. Recorded whole in the result.
 
     `preset` names settings that hold where nothing else is given (`PRESETS`). `t_min` and `t_max` bound the timesteps
-    asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank
-    the answer is judged on; `race` how many starts are compared; `phrases` how many phrases CLIP's beam search
-    proposes at the start, 0 for none, and `longer_phrases` how often the longest gets one word more. `sigma` is the first step size in spreads of the vocabulary; None leaves it to
-    the plan. `whiten` scales principal axes by the words' spread along them; without it they have length 1, and
-    `add_mean` moves the origin by the mean word. `timestep_sampling` is uniform, or adaptive: more often where
-    candidates' losses differ, weighted so that the mean stays what it was (`timesteps.Focus`). Without `common_noise`
-    every candidate of a generation is scored on a bank of its own. `answer` is the mean that did best on the held-out
-    bank, the last mean, or the candidate that scored best in the last generation; a mean is averaged over the last
-    `averaging` of the generations so far, 0 for none of it. `attention_norm` is the length of
-    the cross-attention's result: that of words, or 1. Every `canary_every` generations one question is asked again,
-    to notice a model swapped in silence; 0 for never. `objective` is what the host is asked for: losses, pictures
-    that `scorer` (`package.module:function`; None for CLIP) judges here, or losses where it offers them. While
-    searching, pictures are made in `search_steps` steps at `search_size` pixels; `image_weight` and `text_weight` are
-    those of the CLIP score.
+    asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank the
+    answer is judged on; `race` how many starts are compared; `phrases` how many phrases CLIP's beam search proposes at
+    the start, 0 for none, and `longer_phrases` how often the longest gets one word more. `sigma` is the first step size
+    in spreads of the vocabulary; None leaves it to the plan. `whiten` scales principal axes by the words' spread along
+    them; without it they have length 1, and `add_mean` moves the origin by the mean word. `timestep_sampling` is
+    uniform, or adaptive: more often where candidates' losses differ, weighted so that the mean stays what it was
+    (`timesteps.Focus`). Without `common_noise` every candidate of a generation is scored on a bank of its own. `answer`
+    is the mean that did best on the held-out bank, the last mean, or the candidate that scored best in the last
+    generation; a mean is averaged over the last `averaging` of the generations so far, 0 for none of it.
+    `attention_norm` is the length of the cross-attention's result: that of words, or 1. Every `canary_every`
+    generations one question is asked again, to notice a model swapped in silence; 0 for never. `objective` is what the
+    host is asked for: losses, pictures that `scorer` (`package.module:function`; None for CLIP) judges here, or losses
+    where it offers them. While searching, pictures are made in `search_steps` steps at `search_size` pixels;
+    `image_weight` and `text_weight` are those of the CLIP score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

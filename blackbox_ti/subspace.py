@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import InputError
 from blackbox_ti.wire import Encoder
 
-__all__ = ["Embedding", "Subspace", "displaced", "full_subspace", "pca_subspace", "principal_axes", "random_subspace"]
+__all__ = ["Embedding", "Subspace", "full_subspace", "pca_subspace", "principal_axes", "random_subspace"]
 
 Array = NDArray[np.float64]
 Embedding = dict[str, NDArray[np.float32]]
@@ -103,11 +102,6 @@ def pca_subspace(
     for name in origin:
         rows[name] = principal_axes(vocabularies[name].embeddings, dimension, whiten=whiten)
     return _blocks(_shifted(origin, vocabularies) if add_mean else origin, rows)
-
-
-def displaced(vectors: NDArray[Any], z: Array, axes: Array) -> NDArray[Any]:
-    """Return a word's vectors (T, D) moved by n coordinates z (n, T * d) along `axes` (d, D), as (n, T, D)."""
-    return np.asarray(vectors + z.reshape(len(z), len(vectors), len(axes)) @ axes)
 
 
 def principal_axes(table: NDArray[np.float32], dimension: int, *, whiten: bool = True) -> Array:

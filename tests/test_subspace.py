@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from blackbox_ti.endpoint import Vocabulary
 from blackbox_ti.errors import InputError
-from blackbox_ti.subspace import Embedding, Subspace, displaced, full_subspace, pca_subspace, random_subspace
+from blackbox_ti.subspace import Embedding, Subspace, full_subspace, pca_subspace, random_subspace
 from blackbox_ti.wire import Encoder
 
 ENCODERS = [
@@ -50,17 +50,6 @@ def test_the_map_is_affine(seed: int, a: float) -> None:
             assert np.allclose(left[name], a * fx[name] + (1 - a) * fy[name], atol=1e-4)
         zero = subspace.embed(np.zeros((1, subspace.dimension)))
         assert all(np.array_equal(zero[n][0], v) for n, v in _origin().items())
-
-
-def test_vectors_are_displaced_each_by_coordinates_of_its_own() -> None:
-    """Row i of the result has vector t moved by its own stretch of z, and zero leaves a word where it is."""
-    rng = np.random.default_rng(0)
-    vectors, axes, z = rng.normal(size=(2, 6)), rng.normal(size=(3, 6)), rng.normal(size=(4, 6))
-    moved = displaced(vectors, z, axes)
-    assert moved.shape == (4, 2, 6)
-    for i, t in np.ndindex(4, 2):
-        assert np.allclose(moved[i, t], vectors[t] + sum(z[i, 3 * t + k] * axes[k] for k in range(3)))
-    assert np.array_equal(displaced(vectors, np.zeros((1, 6)), axes)[0], vectors)
 
 
 def test_shapes_hold_for_every_encoder_and_vector() -> None:

@@ -57,6 +57,37 @@ def test_a_words_features_are_those_of_its_text(clip: Clip) -> None:
     assert np.allclose(found, clip.text_features(["a photo of a heart"]), atol=1e-5)
 
 
+def test_a_word_is_fitted_to_the_states_of_a_text(clip: Clip) -> None:
+    """States that one word has are found again from another word; the gradients leave no trace on the CLIP."""
+    tower = TextTower(clip)
+    words = tower.vocabulary()
+    house = words.embeddings[list(words.tokens).index("house</w>")]
+    targets = {t: tower.text_states(t.format("heart")) for t in ("a photo of a {}", "a rendering of a {}")}
+    found = tower.fitted(targets, house[None], np.eye(256, dtype=np.float32) / 50, STAND_INS)
+    left = np.square(tower.word_states("a photo of a {}", found[None], STAND_INS)[0] - targets["a photo of a {}"]).sum()
+    began = np.square(
+        tower.word_states("a photo of a {}", house[None, None], STAND_INS)[0] - targets["a photo of a {}"]
+    )
+    assert left < 0.01 * began.sum()
+    assert all(weight.grad is None for weight in clip.model.parameters())
+
+
+def test_the_slope_of_a_likeness_is_what_a_small_step_finds(clip: Clip) -> None:
+    """Along any direction the gradient foretells how CLIP's cosine changes."""
+    tower, templates = TextTower(clip), ("a photo of a {}", "a rendering of a {}")
+    words = tower.vocabulary()
+    word = words.embeddings[[list(words.tokens).index(w + "</w>") for w in ("red", "heart")]]
+    wanted = clip.text_features(["an orange star"])[0]
+    slope = tower.likeness_slope(templates, word, wanted, STAND_INS)
+    step = 1e-2 * np.random.default_rng(0).standard_normal((4, *word.shape)) / 16
+
+    def likeness(vectors: np.ndarray) -> np.ndarray:
+        return np.asarray(np.sum([tower.word_features(t, vectors, STAND_INS) @ wanted for t in templates], axis=0))
+
+    change = likeness(word + step) - likeness(word - step)
+    assert np.allclose(change, 2 * (step * slope).sum(axis=(1, 2)), rtol=0.02, atol=1e-5)
+
+
 def test_stand_ins_of_several_tokens_are_named(clip: Clip) -> None:
     """Two words that show where the word is have to be one token each."""
     with pytest.raises(InputError, match="single tokens"):
