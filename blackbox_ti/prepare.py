@@ -65,8 +65,10 @@ def prepare(
     if tower and not vocabularies:
         vocabularies = {card.encoders[0].name: tower.vocabulary()}
     check_placeholder(settings.placeholder_token, vocabularies)
-    starts = shortlist(settings, card, concept, vocabularies, clip, initial_embedding, tower)
     known = min((len(whole_words(v).tokens) for v in vocabularies.values()), default=0)
+    affordable = {"race": make_plan(settings, card, vocabulary=known, words=settings.race).race}
+    raced = settings.model_copy(update=affordable)  # fitting a word takes time, so none that will not race
+    starts = shortlist(raced, card, concept, vocabularies, clip, initial_embedding, tower)
     plan = make_plan(settings, card, vocabulary=known, words=len(starts))
     return Prepared(card, concept, vocabularies, starts[: plan.race], plan, judge)
 

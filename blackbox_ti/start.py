@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,7 +43,7 @@ def shortlist(
     initial_embedding: Path | None,
     tower: TextTower | None = None,
 ) -> list[Start]:
-    """Return starts worth racing; one alone where the user named it.
+    """Return up to `settings.race` starts worth racing; one alone where the user named it.
 
     With CLIP and the vocabulary at hand: the cross-attention of pictures and words, where `tower` is the host's text
     encoder phrases distilled into one word, then the words most like the pictures. With the vocabulary alone: the first
@@ -97,12 +98,11 @@ def _with_clip(
         pictures, sentences, shared, temperature=settings.attention_temperature, norm=settings.attention_norm
     )
     mixed = {n: np.repeat(v, settings.num_vectors, axis=0) for n, v in attended.items()}
-    starts = [Start(mixed, "cross-attention of the pictures and the vocabulary")]
+    attention = Start(mixed, "cross-attention of the pictures and the vocabulary")
     likely = [words[i] for i in rank_words(pictures, sentences)]
-    if tower and settings.phrases and settings.race > 1:
-        starts += _phrases(settings, clip, tower, pictures, likely, shared)
-    rest = max(settings.race - len(starts), 0)
-    return starts + [from_word(word, vocabularies, settings.num_vectors) for word in likely[:rest]]
+    phrases = _phrases(settings, clip, tower, pictures, likely, shared) if tower and settings.phrases else ()
+    named = (from_word(word, vocabularies, settings.num_vectors) for word in likely)
+    return list(islice(chain([attention], phrases, named), settings.race))
 
 
 def _phrases(
@@ -112,7 +112,7 @@ def _phrases(
     pictures: NDArray[np.float32],
     likely: Sequence[str],
     words: Mapping[str, Vocabulary],
-) -> list[Start]:
+) -> Iterator[Start]:
     """The phrases CLIP sees in the pictures, each as one word of the host's encoder; the longest moved on; longer."""
     ((name, vocabulary),) = words.items()
     rows = {word: i for i, word in enumerate(vocabulary.tokens)}
@@ -125,14 +125,16 @@ def _phrases(
         return Start({name: found.vectors}, f"the words '{phrase}' in one")
 
     phrases = find_phrases(clip, pictures, likely, templates[0])[-settings.phrases :]
-    starts = [in_one(phrase) for phrase in phrases]
-    moved = []
+    starts = []
+    for phrase in phrases:
+        starts.append(in_one(phrase))
+        yield starts[-1]
     for start in starts[-_NUDGED_PHRASES:]:
-        nudges = nudged(tower, start.embedding[name], templates, pictures, axes[:_NUDGE_AXES], stand_ins, _NUDGES)
-        moved += [Start({name: v}, f"{start.description}, moved towards the pictures") for v in nudges]
-    count = settings.longer_phrases
-    longer = longer_phrases(clip, pictures, likely, templates[0], phrases[-1], count) if phrases else []
-    return starts + moved + [in_one(phrase, starts[-1].embedding[name]) for phrase in longer]
+        for v in nudged(tower, start.embedding[name], templates, pictures, axes[:_NUDGE_AXES], stand_ins, _NUDGES):
+            yield Start({name: v}, f"{start.description}, moved towards the pictures")
+    if phrases:
+        for phrase in longer_phrases(clip, pictures, likely, templates[0], phrases[-1], settings.longer_phrases):
+            yield in_one(phrase, starts[-1].embedding[name])
 
 
 def _shared_words(vocabularies: Mapping[str, Vocabulary]) -> dict[str, Vocabulary]:

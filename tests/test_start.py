@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from blackbox_ti.initialise import Start
 from blackbox_ti.objective import BankSettings, draw_bank
 from blackbox_ti.settings import InversionSettings
 from blackbox_ti.start import choose_start, shortlist
+from blackbox_ti.text_tower import TextTower
 from blackbox_ti.wire import Sample
+from server_stub.tiny import CLIP_DIR
 from tests.fake_host import FakeHost, fake_endpoint, png
 
 CONCEPT = load_concept([Image.new("RGB", (8, 8), (200, 30, 30))], 8)
@@ -49,6 +52,29 @@ def test_with_clip_the_words_like_the_pictures_race() -> None:
     assert "attention" in starts[0].description
     assert starts[1].description == "the word 'star'"
     assert np.allclose(starts[1].embedding["text"][0], host.table[host.words.index("star")])
+
+
+class _CountingTower(TextTower):
+    """A text tower that counts the words fitted with it."""
+
+    fits = 0
+
+    def fitted(self, *args: Any, **kwargs: Any) -> Any:
+        self.fits += 1
+        return super().fitted(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("race", "fits"), [(1, 0), (2, 1), (4, 3), (9, 4)])
+def test_only_words_that_race_are_fitted(race: int, fits: int) -> None:
+    """The attention, three phrases, four moves of them, then longer phrases: each when its turn comes."""
+    clip = Clip(CLIP_DIR)
+    tower = _CountingTower(clip)
+    concept = load_concept([Image.new("RGB", (64, 64), (200, 30, 30))], 64)
+    starts = shortlist(
+        InversionSettings(race=race), FakeHost().card, concept, {"text": tower.vocabulary()}, clip, None, tower
+    )
+    assert len(starts) == race
+    assert tower.fits == fits
 
 
 def test_a_named_word_starts_alone() -> None:
