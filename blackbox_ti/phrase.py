@@ -107,7 +107,8 @@ def distil(
         return np.asarray(np.sum(parts, axis=0), dtype=np.float32)
 
     starts = np.repeat(np.concatenate([words.mean(axis=0)[None], words])[:, None], num_vectors, axis=1)
-    effect = float(misses(starts).max())
     starts = starts if near is None else np.concatenate([starts, near[None]])
-    found = tower.fitted(targets, starts[int(misses(starts).argmin())], axes, stand_ins)
+    missed = misses(starts)
+    effect = float(missed[: len(words) + 1].max())
+    found = tower.fitted(targets, starts[int(missed.argmin())], axes, stand_ins)
     return Distilled(found, min(float(misses(found[None])[0]) / max(effect, 1e-12), 1.0))
