@@ -14,7 +14,7 @@ from blackbox_ti.objective import ObjectProperty
 from blackbox_ti.settings import InversionSettings, SubspaceName, objective_of
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "affordable_race", "make_plan"]
 
 _RACE_SAMPLES, _RACE_PICTURES, _RACE_SHARE, _FEW_STARTS = 16, 4, 8, 8
 _SEARCH_SIZE = 512
@@ -141,12 +141,11 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     subspace, dimension, per_vector = _space(settings, card, budget, vocabulary, words)
     popsize = settings.popsize or _popsize(budget)
     samples = min(settings.samples or _samples(budget), card.limits.max_samples)
-    race_samples = settings.race_samples or (_RACE_PICTURES if pictures else _RACE_SAMPLES)
     bank = _bank(settings.heldout, budget, card)
     ranked = card.reply_mode == "rank" and not pictures
     checks = _checks(settings, budget)
     judging = 2 * checks * bank if ranked else ((checks > 0) + checks + 2) * bank
-    races = _races(min(settings.race, words), race_samples, card.limits.max_samples, budget // _RACE_SHARE)
+    races = _races(settings, card, words)
     overhead = _samples_of(races) + judging
     canary = plan_canary(
         settings.canary_every,
@@ -168,9 +167,19 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     )  # fmt: skip
 
 
-def _races(most: int, samples: int, most_samples: int, budget: int) -> tuple[tuple[int, int], ...]:
-    """Return the rounds of the largest race of up to `most` starts that the budget pays for."""
-    races = (_rounds(starts, samples, most_samples) for starts in range(most, 1, -1))
+def affordable_race(settings: InversionSettings, card: ModelCard) -> int:
+    """Return how many starts can race at most: what no budget pays for need not be made."""
+    races = _races(settings, card, settings.race)
+    return races[0][0] if races else 1
+
+
+def _races(settings: InversionSettings, card: ModelCard, words: int) -> tuple[tuple[int, int], ...]:
+    """Return the rounds of the largest race of up to `words` starts that its share of the budget pays for."""
+    pictures = _pictures(settings, card)
+    samples = settings.race_samples or (_RACE_PICTURES if pictures else _RACE_SAMPLES)
+    budget = settings.max_forwards // (pictures.forwards if pictures else 1) // _RACE_SHARE
+    most = min(settings.race, words)
+    races = (_rounds(starts, samples, card.limits.max_samples) for starts in range(most, 1, -1))
     return next((race for race in races if _samples_of(race) <= budget), ())
 
 

@@ -17,7 +17,7 @@ from blackbox_ti.evaluation import LossEvaluator
 from blackbox_ti.image_evaluation import ImageEvaluator
 from blackbox_ti.initialise import Start, check_placeholder, whole_words
 from blackbox_ti.objective import prompts_for
-from blackbox_ti.plan import Plan, make_plan
+from blackbox_ti.plan import Plan, affordable_race, make_plan
 from blackbox_ti.scorers import ClipScorer, Scorer, checked_scores, load_scorer
 from blackbox_ti.settings import InversionSettings, objective_of
 from blackbox_ti.start import shortlist
@@ -66,8 +66,8 @@ def prepare(
         vocabularies = {card.encoders[0].name: tower.vocabulary()}
     check_placeholder(settings.placeholder_token, vocabularies)
     known = min((len(whole_words(v).tokens) for v in vocabularies.values()), default=0)
-    affordable = {"race": make_plan(settings, card, vocabulary=known, words=settings.race).race}
-    raced = settings.model_copy(update=affordable)  # fitting a word takes time, so none that will not race
+    # Fitting a word takes time, so none that will not race.
+    raced = settings.model_copy(update={"race": affordable_race(settings, card)})
     starts = shortlist(raced, card, concept, vocabularies, clip, initial_embedding, tower)
     plan = make_plan(settings, card, vocabulary=known, words=len(starts))
     return Prepared(card, concept, vocabularies, starts[: plan.race], plan, judge)

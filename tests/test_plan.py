@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blackbox_ti.errors import BudgetTooSmallError, InputError
-from blackbox_ti.plan import make_plan
+from blackbox_ti.plan import affordable_race, make_plan
 from blackbox_ti.settings import InversionSettings
 from tests.fake_host import FakeHost
 
@@ -133,6 +133,7 @@ def test_a_race_takes_an_eighth_of_the_budget_at_most(budget: int, race: int, wo
     settings = InversionSettings(max_forwards=budget, race=race, race_samples=samples)
     plan = make_plan(settings, CARD, vocabulary=500, words=words)
     assert plan.race_cost <= budget / 8
+    assert plan.race <= affordable_race(settings, CARD) <= race
     assert 1 <= plan.race <= min(race, words)
 
 
