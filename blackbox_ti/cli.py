@@ -87,7 +87,7 @@ _KNOBS: dict[str, tuple[str, type, str]] = {
     "add_mean": ("--add-mean", bool, "move the origin by the mean word"),
     "race": ("--race", int, "starts compared before the search (default 22)"),
     "phrases": ("--phrases", int, "phrases among them, each made one word by the host's text encoder (default 3)"),
-    "longer_phrases": ("--longer-phrases", int, "the longest of them with one word more, so many times (default 6)"),
+    "extensions": ("--extensions", int, "how often the race's winner is extended, where the budget pays (default 3)"),
     "race_samples": ("--race-samples", int, "samples each of them is asked (default 16)"),
     "attention_temperature": ("--attention-temperature", float, "of the first start's softmax (default 0.02)"),
     "attention_norm": ("--attention-norm", str, "length of the first start: words (default) or unit"),

@@ -38,10 +38,12 @@ MAX_WORDS = 8000
 
 @dataclass(frozen=True)
 class Start:
-    """A starting embedding, and in words where it comes from."""
+    """A starting embedding, in words where it comes from, the words it says, and whether it says more than they do."""
 
     embedding: Embedding
     description: str
+    phrase: str = ""
+    moved: bool = False
 
 
 def check_placeholder(placeholder_token: str, vocabularies: Mapping[str, Vocabulary]) -> None:
@@ -93,7 +95,7 @@ def from_word(word: str, vocabularies: Mapping[str, Vocabulary], num_vectors: in
         if row is None:
             raise InputError(f"'{word}' is not a single token of {name}; choose a plainer word, or 'auto'")
         embedding[name] = np.repeat(vocabulary.embeddings[row][None], num_vectors, axis=0)
-    return Start(embedding, f"the word '{word}'")
+    return Start(embedding, f"the word '{word}'", word)
 
 
 def from_file(path: Path, encoders: Sequence[Encoder], num_vectors: int) -> Start:

@@ -143,7 +143,7 @@ def _learn(
     on_plan: Callable[[Plan, Start], None] | None,
 ) -> InversionResult:
     run = _Run(evaluator, settings, ready, on_progress, describe)
-    start = choose_start(evaluator, ready.starts, ready.plan.races, partial(run.bank, "race"))
+    start = choose_start(evaluator, ready.starts, ready.plan.races, partial(run.bank, "race"), ready.extended)
     if on_plan:
         on_plan(ready.plan, start)
     return run.search(start, search_subspace(ready, start.embedding, settings, _rng(settings, "subspace")))

@@ -7,8 +7,7 @@ the states of the encoder that the user has at hand, by its gradients; the host'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -19,7 +18,7 @@ from blackbox_ti.text_tower import TextTower
 if TYPE_CHECKING:
     from blackbox_ti.clip import Clip
 
-__all__ = ["Distilled", "distil", "find_phrases", "longer_phrases"]
+__all__ = ["distil", "find_phrases", "more_words", "shorter_phrases"]
 
 Array = NDArray[np.float64]
 _POOL: Final = 32
@@ -46,29 +45,35 @@ def find_phrases(clip: Clip, image_features: NDArray[np.float32], words: Sequenc
     return found
 
 
-def longer_phrases(clip: Clip, image_features: NDArray[np.float32], words: Sequence[str], template: str, phrase: str,
-                   count: int) -> list[str]:  # fmt: skip
-    """Return `phrase` with one word more, up to `count` times: of the likeliest words those least like one another.
+def more_words(clip: Clip, image_features: NDArray[np.float32], words: Sequence[str], template: str, phrase: str,
+               count: int) -> list[str]:  # fmt: skip
+    """Return up to `count` ways to say one word more than `phrase`, which {} stands for: "blossom {}", or "{} blossom".
 
     CLIP's similarity fools itself with several words for one side of a picture ("tilted spots pale"); what it leaves
-    out ("blossom") is among its likeliest words all the same. Words are taken farthest first (Gonzalez 1985).
+    out ("blossom") is among its likeliest words all the same. Of these, words are taken farthest first (Gonzalez 1985),
+    and each where CLIP finds it likelier.
     """
     own = phrase.split()
     pool = own + [w for w in words[:_POOL] if w not in own]
     features = clip.text_features([template.format(w) for w in pool])
-    target = image_features.mean(axis=0)
-    longer = []
-    for i in _farthest_first(features, len(own), count):
-        orders = [f"{pool[i]} {phrase}", f"{phrase} {pool[i]}"]
-        longer.append(orders[int((clip.text_features([template.format(p) for p in orders]) @ target).argmax())])
-    return longer
+    chosen = [pool[i] for i in _farthest_first(features, len(own), count)]
+    ways = [way for w in chosen for way in (f"{w} {{}}", f"{{}} {w}")]
+    texts = [template.format(way.format(phrase).strip()) for way in ways]
+    similarity = (clip.text_features(texts) @ image_features.mean(axis=0)).reshape(-1, 2)
+    return [ways[2 * i + int(after)] for i, after in enumerate(similarity.argmax(axis=1))]
+
+
+def shorter_phrases(phrase: str) -> list[str]:
+    """Return `phrase` without each of its words in turn; nothing where it has but one."""
+    words = phrase.split()
+    return [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))] if len(words) > 1 else []
 
 
 def _farthest_first(features: NDArray[np.float32], taken: int, count: int) -> list[int]:
-    """Up to `count` rows of `features`, each the least like the first `taken` and those before it."""
+    """Up to `count` rows of `features`, each the least like the `taken` first and those before it; of none, row 0."""
     centred = features - features.mean(axis=0)
     centred = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    chosen = list(range(taken))
+    chosen = list(range(taken or 1))
     while len(chosen) < min(taken + count, len(features)):
         likeness = (centred @ centred[chosen].T).max(axis=1)
         likeness[chosen] = np.inf
@@ -76,39 +81,19 @@ def _farthest_first(features: NDArray[np.float32], taken: int, count: int) -> li
     return chosen[taken:]
 
 
-@dataclass(frozen=True)
-class Distilled:
-    """A word's vectors (T, D) float32, and the share of the phrase's effect on the states that they miss, 0 to 1."""
-
-    vectors: NDArray[np.float32]
-    residual: float
-
-
 def distil(
     tower: TextTower,
-    phrase: str,
-    templates: Sequence[str],
-    words: NDArray[np.float32],
+    targets: Mapping[str, NDArray[np.float32]],
+    starts: NDArray[np.float32],
     axes: Array,
     stand_ins: Sequence[str],
-    num_vectors: int,
-    near: NDArray[np.float32] | None = None,
-) -> Distilled:
-    """Return the word that moves the text encoder's states as `phrase` does, in every template.
+) -> NDArray[np.float32]:
+    """Return the word (T, D) that moves the text encoder's states to `targets`, template -> (K, D).
 
-    `words` (n, D) are the phrase's own embeddings, from whose mean, or the best of them, the fit starts, or from the
-    vectors `near` (T, D) where they are better; `axes` (d, D) are the directions it may take, each as long as a natural
-    step.
+    The fit starts from the best of `starts` (n, T, D); `axes` (d, D) are the directions it may take, each as long as a
+    natural step.
     """
-    targets = {t: tower.text_states(t.format(phrase)) for t in templates}
-
-    def misses(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        parts = [np.square(tower.word_states(t, vectors, stand_ins) - targets[t]).sum(axis=(1, 2)) for t in templates]
-        return np.asarray(np.sum(parts, axis=0), dtype=np.float32)
-
-    starts = np.repeat(np.concatenate([words.mean(axis=0)[None], words])[:, None], num_vectors, axis=1)
-    starts = starts if near is None else np.concatenate([starts, near[None]])
-    missed = misses(starts)
-    effect = float(missed[: len(words) + 1].max())
-    found = tower.fitted(targets, starts[int(missed.argmin())], axes, stand_ins)
-    return Distilled(found, min(float(misses(found[None])[0]) / max(effect, 1e-12), 1.0))
+    missed = sum(
+        np.square(tower.word_states(t, starts, stand_ins) - states).sum(axis=(1, 2)) for t, states in targets.items()
+    )
+    return tower.fitted(targets, starts[int(np.argmin(missed))], axes, stand_ins)

@@ -11,12 +11,15 @@ from blackbox_ti.canary_plan import NO_CANARY, RIVALS, SAMPLES, CanaryPlan, plan
 from blackbox_ti.errors import BudgetTooSmallError, InputError
 from blackbox_ti.image_evaluation import PictureSettings, cost_of_bank
 from blackbox_ti.objective import ObjectProperty
+from blackbox_ti.proposals import EXTENSIONS
 from blackbox_ti.settings import InversionSettings, SubspaceName, objective_of
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["Plan", "affordable_race", "make_plan"]
+__all__ = ["Plan", "Race", "affordable_race", "make_plan"]
 
-_RACE_SAMPLES, _RACE_PICTURES, _RACE_SHARE, _FEW_STARTS = 16, 4, 8, 8
+Race = tuple[tuple[int, int], ...]
+
+_RACE_SAMPLES, _RACE_PICTURES, _RACE_SHARE, _FEW_STARTS = 16, 4, 6, 8
 _SEARCH_SIZE = 512
 
 
@@ -24,7 +27,8 @@ _SEARCH_SIZE = 512
 class Plan:
     """A search that fits its budget. Costs are in forwards.
 
-    Starts are compared in the rounds `races`, each (starts, samples), the best of one going on to the next.
+    Starts are compared in rounds of (starts, samples), the best of one going on to the next; the first of `races` is
+    theirs, each other that of the winner with what it is extended to.
     """
 
     subspace: SubspaceName
@@ -32,7 +36,7 @@ class Plan:
     popsize: int
     samples: int
     generations: int
-    races: tuple[tuple[int, int], ...]
+    races: tuple[Race, ...]
     heldout: int
     check_every: int
     report: int
@@ -47,7 +51,7 @@ class Plan:
     @property
     def race(self) -> int:
         """How many starts are worth having: those of the first round, or one where there is none."""
-        return self.races[0][0] if self.races else 1
+        return _starts_of(self.races)
 
     @property
     def sample_forwards(self) -> int:
@@ -62,7 +66,7 @@ class Plan:
     @property
     def race_cost(self) -> int:
         """What comparing words costs."""
-        return _samples_of(self.races) * self.sample_forwards
+        return sum(map(_samples_of, self.races)) * self.sample_forwards
 
     @property
     def checks(self) -> int:
@@ -92,7 +96,7 @@ class Plan:
 
     def cost(self, card: ModelCard) -> Cost:
         """Return the exact cost of the whole plan on an endpoint, as its books will show it."""
-        calls = list(self.races)
+        calls = [rounds for race in self.races for rounds in race]
         generation = [(self.popsize, self.samples)] if self.common_noise else [(1, self.samples)] * self.popsize
         calls += generation * self.generations
         calls += [(2 if self.ranked else 1, self.heldout)] * self.checks
@@ -128,8 +132,12 @@ def _pictures(settings: InversionSettings, card: ModelCard) -> PictureSettings |
     return PictureSettings(settings.search_steps, settings.search_guidance_scale, size).possible(card.limits)
 
 
-def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, words: int) -> Plan:
-    """Return the plan for a budget and an endpoint whose vocabulary has so many words; `words` can race at the start.
+def make_plan(
+    settings: InversionSettings, card: ModelCard, *, vocabulary: int, words: int, extends: bool = False
+) -> Plan:
+    """Return the plan for a budget and an endpoint whose vocabulary has so many words.
+
+    So many `words` can race at the start; `extends` says whether their winner can be extended.
 
     Raises:
         BudgetTooSmallError: not one generation fits.
@@ -145,8 +153,8 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
     ranked = card.reply_mode == "rank" and not pictures
     checks = _checks(settings, budget)
     judging = 2 * checks * bank if ranked else ((checks > 0) + checks + 2) * bank
-    races = _races(settings, card, words)
-    overhead = _samples_of(races) + judging
+    races = _races(settings, card, words, extends=extends)
+    overhead = sum(map(_samples_of, races)) + judging
     canary = plan_canary(
         settings.canary_every,
         budget=budget,
@@ -169,33 +177,48 @@ def make_plan(settings: InversionSettings, card: ModelCard, *, vocabulary: int, 
 
 def affordable_race(settings: InversionSettings, card: ModelCard) -> int:
     """Return how many starts can race at most: what no budget pays for need not be made."""
-    races = _races(settings, card, settings.race)
-    return races[0][0] if races else 1
+    return _starts_of(_races(settings, card, settings.race, extends=False))
 
 
-def _races(settings: InversionSettings, card: ModelCard, words: int) -> tuple[tuple[int, int], ...]:
-    """Return the rounds of the largest race of up to `words` starts that its share of the budget pays for."""
+def _races(settings: InversionSettings, card: ModelCard, words: int, *, extends: bool) -> tuple[Race, ...]:
+    """Return the largest race of up to `words` starts that its share of the budget pays for, and more with its winner.
+
+    A winner is extended as often as what is left of that share pays for.
+    """
     pictures = _pictures(settings, card)
-    samples = settings.race_samples or (_RACE_PICTURES if pictures else _RACE_SAMPLES)
-    budget = settings.max_forwards // (pictures.forwards if pictures else 1) // _RACE_SHARE
-    most = min(settings.race, words)
-    races = (_rounds(starts, samples, card.limits.max_samples) for starts in range(most, 1, -1))
-    return next((race for race in races if _samples_of(race) <= budget), ())
+    budget = settings.max_forwards // (pictures.forwards if pictures else 1)
+    samples, most = settings.race_samples or _race_samples(budget, drawn=pictures is not None), card.limits.max_samples
+    share = budget // _RACE_SHARE
+    possible = (_rounds(starts, samples, most) for starts in range(min(settings.race, words), 1, -1))
+    first = next((race for race in possible if _samples_of(race) <= share), None)
+    if first is None:
+        return ()
+    further = _rounds(EXTENSIONS, samples, most)
+    turns = (share - _samples_of(first)) // _samples_of(further) if extends else 0
+    return first, *[further] * min(turns, settings.extensions)
 
 
-def _rounds(starts: int, samples: int, most_samples: int) -> tuple[tuple[int, int], ...]:
-    """All starts on half a bank, which tells where they differ; half of them on one; a fifth on four.
+def _race_samples(budget: int, *, drawn: bool) -> int:
+    return _RACE_PICTURES if drawn else _RACE_SAMPLES * (1 if budget < 20_000 else 2)
+
+
+def _starts_of(races: Sequence[Race]) -> int:
+    return races[0][0][0] if races else 1
+
+
+def _rounds(starts: int, samples: int, most_samples: int) -> Race:
+    """All starts on half a bank, which tells where they differ, and a quarter of them on two.
 
     Most of a bank is so spent on those that are hard to tell apart. Few starts race in one round.
     """
     if starts < _FEW_STARTS:
         return ((starts, samples),)
-    finalists = max(starts // 5, 2)
-    return (starts, max(samples // 2, 1)), (starts // 2, samples), (finalists, min(4 * samples, most_samples))
+    finalists = max(starts // 4, 2)
+    return (starts, max(samples // 2, 1)), (finalists, min(2 * samples, most_samples))
 
 
-def _samples_of(races: Sequence[tuple[int, int]]) -> int:
-    return sum(starts * samples for starts, samples in races)
+def _samples_of(race: Race) -> int:
+    return sum(starts * samples for starts, samples in race)
 
 
 def _space(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from blackbox_ti.image_evaluation import ImageEvaluator
 from blackbox_ti.initialise import Start, check_placeholder, whole_words
 from blackbox_ti.objective import prompts_for
 from blackbox_ti.plan import Plan, affordable_race, make_plan
+from blackbox_ti.proposals import Proposals
 from blackbox_ti.scorers import ClipScorer, Scorer, checked_scores, load_scorer
 from blackbox_ti.settings import InversionSettings, objective_of
 from blackbox_ti.start import shortlist
@@ -31,7 +32,7 @@ __all__ = ["Prepared", "choose_scorer", "image_evaluator", "loss_evaluator", "pr
 
 @dataclass(frozen=True)
 class Prepared:
-    """The starts that will race, the plan, and where pictures are asked for what judges them."""
+    """The starts that will race, what extends their winner, the plan, and where pictures are asked for their judge."""
 
     card: ModelCard
     concept: Concept
@@ -39,6 +40,7 @@ class Prepared:
     starts: Sequence[Start]
     plan: Plan
     scorer: Scorer | None = None
+    extended: Callable[[Start], Sequence[Start]] | None = None
 
 
 def prepare(
@@ -68,9 +70,12 @@ def prepare(
     known = min((len(whole_words(v).tokens) for v in vocabularies.values()), default=0)
     # Fitting a word takes time, so none that will not race.
     raced = settings.model_copy(update={"race": affordable_race(settings, card)})
-    starts = shortlist(raced, card, concept, vocabularies, clip, initial_embedding, tower)
-    plan = make_plan(settings, card, vocabulary=known, words=len(starts))
-    return Prepared(card, concept, vocabularies, starts[: plan.race], plan, judge)
+    named = initial_embedding is not None or settings.initializer_token != "auto"  # noqa: S105
+    seen = Proposals(settings, concept, vocabularies, clip, tower) if clip and vocabularies and not named else None
+    starts = shortlist(raced, card, vocabularies, seen, initial_embedding)
+    extended = seen.extended if seen and seen.extends else None
+    plan = make_plan(settings, card, vocabulary=known, words=len(starts), extends=extended is not None)
+    return Prepared(card, concept, vocabularies, starts[: plan.race], plan, judge, extended)
 
 
 def _vocabularies(endpoint: Endpoint, card: ModelCard) -> dict[str, Vocabulary]:

@@ -24,8 +24,8 @@ class InversionSettings(BaseModel):
     `preset` names settings that hold where nothing else is given (`PRESETS`). `t_min` and `t_max` bound the timesteps
     asked, as shares of the noise schedule; `samples` is the size of a generation's bank; `heldout` that of the bank the
     answer is judged on; `race` how many starts are compared; `phrases` how many phrases CLIP's beam search proposes at
-    the start, 0 for none, and `longer_phrases` how often the longest gets one word more. `sigma` is the first step size
-    in spreads of the vocabulary; None leaves it to the plan. `whiten` scales principal axes by the words' spread along
+    the start, 0 for none, and `extensions` how often at most the winner is extended. `sigma` is the first step size in
+    spreads of the vocabulary; None leaves it to the plan. `whiten` scales principal axes by the words' spread along
     them; without it they have length 1, and `add_mean` moves the origin by the mean word. `timestep_sampling` is
     uniform, or adaptive: more often where candidates' losses differ, weighted so that the mean stays what it was
     (`timesteps.Focus`). Without `common_noise` every candidate of a generation is scored on a bank of its own. `answer`
@@ -60,9 +60,9 @@ class InversionSettings(BaseModel):
     rotate_every: int = Field(default=1, ge=1)
     heldout: int | None = Field(default=None, ge=1)
     heldout_checks: int | None = Field(default=None, ge=0)
-    race: int = Field(default=22, ge=1)
+    race: int = Field(default=16, ge=1)
     phrases: int = Field(default=3, ge=0)
-    longer_phrases: int = Field(default=6, ge=0)
+    extensions: int = Field(default=6, ge=0)
     race_samples: int | None = Field(default=None, ge=1)
     patience: int = Field(default=6, ge=1)
     canary_every: int | None = Field(default=None, ge=0)

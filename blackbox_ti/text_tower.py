@@ -59,37 +59,30 @@ class TextTower:
 
     def text_states(self, text: str) -> Array:
         """Return the states (K, D) at the end of a text and after it."""
-        ids, end = self._ids(text)
-        return np.asarray(self._states(ids[None], end, _AFTER_END)[0])
+        with self._torch.inference_mode():
+            return np.asarray(self._run(*self._ids([text]), _AFTER_END)[0].numpy(), dtype=np.float32)
 
     def word_states(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str]) -> Array:
         """Return the states (n, K, D) of `template` filled in with words of vectors (n, T, D).
 
         `stand_ins` are two different words of one token each, which show where the word is.
         """
-        return self._worded(template, vectors, stand_ins, _AFTER_END)
-
-    def _worded(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str], after: Sequence[int]) -> Array:
-        ids, end, slots = self._slots(template, vectors.shape[1], stand_ins)
+        row = self._templates([template], vectors.shape[1], stand_ins)
         parts = []
         for i in range(0, len(vectors), _BATCH):
-            part = self._torch.from_numpy(np.array(vectors[i : i + _BATCH], dtype=np.float32))
-            parts.append(self._states(ids[None].expand(len(part), -1), end, after, slots, part))
-        return np.concatenate(parts)
+            (part,) = self._tensors(vectors[i : i + _BATCH])
+            ids, ends, slots = (x.expand(len(part), *x.shape[1:]) for x in row)
+            with self._torch.inference_mode():
+                parts.append(self._run(ids, ends, _AFTER_END, slots, part).numpy())
+        return np.asarray(np.concatenate(parts), dtype=np.float32)
 
-    def _slots(self, template: str, count: int, stand_ins: Sequence[str]) -> tuple[Any, int, Any]:
-        """Token ids of a template with a word of `count` vectors, where it ends, and where the vectors go."""
-        (ids, end), (other, _) = (self._ids(template.format(" ".join([w] * count))) for w in stand_ins)
-        slots = self._torch.nonzero(ids != other)[:, 0]
-        if len(slots) != count:
+    def _templates(self, templates: Sequence[str], count: int, stand_ins: Sequence[str]) -> tuple[Any, Any, Any]:
+        """Token ids (n, L) of templates with a word of `count` vectors, where they end (n), and its places (n, T)."""
+        (ids, ends), (others, _) = (self._ids([t.format(" ".join([w] * count)) for t in templates]) for w in stand_ins)
+        places = (ids != others).nonzero()[:, 1]
+        if len(places) != len(ids) * count:
             raise InputError(f"{' and '.join(stand_ins)} are not single tokens of this CLIP; name two that are")
-        return ids, end, slots
-
-    def word_features(self, template: str, vectors: NDArray[Any], stand_ins: Sequence[str]) -> Array:
-        """Return CLIP's features (n, C) of `template` filled in with words of vectors (n, T, D), unit vectors."""
-        states = self._torch.from_numpy(self._worded(template, vectors, stand_ins, _AFTER_END[:1])[:, 0])
-        with self._torch.inference_mode():
-            return np.asarray(self._projected(states).numpy(), dtype=np.float32)
+        return ids, ends, places.reshape(len(ids), count)
 
     def fitted(
         self, targets: Mapping[str, Array], origin: NDArray[Any], axes: NDArray[Any], stand_ins: Sequence[str]
@@ -100,18 +93,16 @@ class TextTower:
         tower, which is the user's own.
         """
         torch, (start, along) = self._torch, self._tensors(origin, axes)
-        asked = [(*self._slots(t, len(origin), stand_ins), torch.tensor(states)) for t, states in targets.items()]
+        ids, ends, slots = self._templates(list(targets), len(origin), stand_ins)
+        wanted = torch.tensor(np.stack(list(targets.values())))
         z = torch.zeros(len(start), len(along), requires_grad=True)
 
         def miss() -> Any:
-            word = (start + z @ along)[None]
-            misses = [
-                (self._run(ids[None], end, _AFTER_END, slots, word)[0] - states).square().sum()
-                for ids, end, slots, states in asked
-            ]
-            return torch.stack(misses).sum()
+            word = (start + z @ along).expand(len(ids), -1, -1)
+            return (self._run(ids, ends, _AFTER_END, slots, word) - wanted).square().sum()
 
-        scale = max(miss().item(), 1e-12)
+        with torch.no_grad():
+            scale = max(miss().item(), 1e-12)
         search = torch.optim.LBFGS([z], max_iter=_FIT, max_eval=_FIT, history_size=20, line_search_fn="strong_wolfe")
 
         def closure() -> Any:
@@ -128,11 +119,10 @@ class TextTower:
     ) -> Array:
         """Return the gradient (T, D) of a word's cosine with `image_feature` (C), summed over templates."""
         torch, (word, wanted) = self._torch, self._tensors(vectors, image_feature)
+        ids, ends, slots = self._templates(templates, len(vectors), stand_ins)
         word.requires_grad_()
-        features = []
-        for ids, end, slots in (self._slots(t, len(vectors), stand_ins) for t in templates):
-            features.append(self._projected(self._run(ids[None], end, _AFTER_END[:1], slots, word[None])[:, 0]))
-        (slope,) = torch.autograd.grad((torch.cat(features) @ wanted).sum(), word)
+        states = self._run(ids, ends, _AFTER_END[:1], slots, word.expand(len(ids), -1, -1))
+        (slope,) = torch.autograd.grad((self._projected(states[:, 0]) @ wanted).sum(), word)
         return np.asarray(slope.numpy(), dtype=np.float32)
 
     def _tensors(self, *arrays: NDArray[Any]) -> list[Any]:
@@ -146,29 +136,26 @@ class TextTower:
             states = states @ weight.float().cpu()
         return self._torch.nn.functional.normalize(states, dim=-1)
 
-    def _ids(self, text: str) -> tuple[Any, int]:
-        """Token ids (L) padded with the end token, as Stable Diffusion pads, and where the text ends."""
-        ids = self._clip.tokenizer([text])[0]
-        end = int(ids.argmax())  # the end token has the largest id
-        ids[end:] = ids[end].clone()
-        return ids, end
+    def _ids(self, texts: Sequence[str]) -> tuple[Any, Any]:
+        """Token ids (n, L) padded with the end token, as Stable Diffusion pads, and where the texts end (n)."""
+        ids = self._clip.tokenizer(list(texts))
+        ends = ids.argmax(dim=1)  # the end token has the largest id
+        after = self._torch.arange(ids.shape[1]) > ends[:, None]
+        return self._torch.where(after, ids.max(dim=1, keepdim=True).values, ids), ends
 
-    def _states(self, ids: Any, end: int, after: Sequence[int], slots: Any = None, vectors: Any = None) -> Array:
-        with self._torch.inference_mode():
-            return np.asarray(self._run(ids, end, after, slots, vectors).numpy(), dtype=np.float32)
-
-    def _run(self, ids: Any, end: int, after: Sequence[int], slots: Any = None, vectors: Any = None) -> Any:
-        """Run the tower over token ids (n, L), those at `slots` (T) embedded as `vectors` (n, T, D).
+    def _run(self, ids: Any, ends: Any, after: Sequence[int], slots: Any = None, vectors: Any = None) -> Any:
+        """Run the tower over token ids (n, L), those at `slots` (n, T) embedded as `vectors` (n, T, D).
 
         The tower is causal, so it need not read further than what is wanted of it.
         """
-        at = [min(end + k, ids.shape[1] - 1) for k in after]
-        length, text, weight = at[-1] + 1, self._text, self._embedding.weight
+        torch, text, weight = self._torch, self._text, self._embedding.weight
+        at = (ends[:, None] + torch.tensor(after)).clamp(max=ids.shape[1] - 1)
+        length, rows = int(at.max()) + 1, torch.arange(len(ids))[:, None]
         x = self._embedding(ids[:, :length].to(weight.device))
         if slots is not None:
-            x = x.index_copy(1, slots.to(weight.device), vectors.to(weight.device, weight.dtype))
+            x = x.index_put((rows, slots), vectors.to(weight.device, weight.dtype))
         x = text.transformer(x + text.positional_embedding[:length], attn_mask=text.attn_mask[:length, :length])
-        return text.ln_final(x)[:, at].float().cpu()
+        return text.ln_final(x)[rows, at].float().cpu()
 
 
 def matching_tower(clip: Clip | None, card: ModelCard, vocabularies: Mapping[str, Vocabulary]) -> TextTower | None:

@@ -50,7 +50,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "1 prompt a bank": {"prompts_at_once": 1},
     "all prompts in a bank": {"prompts_at_once": 12},
     "no phrases in the race": {"phrases": 0},
-    "no longer phrases": {"longer_phrases": 0},
+    "the winner not extended": {"extensions": 0},
     "8 starts": {"race": 8},
     "no race: attention alone": {"race": 1},
     "no race, no temperature": {"race": 1, "attention_temperature": 1.0},
