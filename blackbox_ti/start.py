@@ -84,14 +84,15 @@ def choose_start(
     its last round the winner itself. A round is between the best of the one before, all asked on `bank(samples, index
     of the round)`; without a race the first start wins.
     """
-    field, turn = list(starts), 0
+    field, holder, turn = list(starts), list[Start](), 0
     for number, rounds in enumerate(races):
         if number:
             assert extended is not None
-            holder, field = field[0], list(extended(field[0]))
-        for count, samples in rounds:
-            last = (count, samples) == rounds[-1]
-            rivals = [holder, *field[: count - 1]] if number and last else field[:count]
+            holder = field[:1]
+            field = list(extended(field[0]))
+        for left, (count, samples) in zip(reversed(range(len(rounds))), rounds, strict=True):
+            joining = [] if left else holder
+            rivals = [*joining, *field[: count - len(joining)]]
             field = _raced(evaluator, rivals, bank(samples, turn), f"initialise/{turn}" if turn else "initialise")
             turn += 1
     return field[0]

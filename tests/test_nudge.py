@@ -13,6 +13,7 @@ from blackbox_ti.subspace import principal_axes
 from blackbox_ti.text_tower import TextTower
 from server_stub.tiny import CLIP_DIR
 from server_stub.tiny.world import concept_scenes, render
+from tests.word_features import word_features
 
 TEMPLATES = ["a photo of a {}", "a rendering of a {}"]
 
@@ -30,7 +31,7 @@ def test_each_nudge_likens_a_word_to_the_pictures(num_vectors: int) -> None:
     found = nudged(tower, start, TEMPLATES, pictures, axes, words.tokens[:2], (1, 3))
 
     def likeness(vectors: np.ndarray) -> float:
-        features = [tower.word_features(t, vectors[None], words.tokens[:2])[0] for t in TEMPLATES]
+        features = [word_features(tower, clip, t, vectors[None], words.tokens[:2])[0] for t in TEMPLATES]
         return float(np.mean(np.stack(features) @ pictures.T))
 
     assert [v.shape for v in found] == [(num_vectors, 256)] * 2

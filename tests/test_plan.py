@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -127,18 +128,35 @@ def test_steps_are_small_about_the_winner_of_a_race() -> None:
     assert make_plan(InversionSettings(sigma=2.5), CARD, vocabulary=500, words=8).sigma == 2.5
 
 
-@given(st.integers(500, 100_000), st.integers(1, 40), st.integers(1, 40), st.integers(1, 64))
-def test_a_race_takes_an_eighth_of_the_budget_at_most(budget: int, race: int, words: int, samples: int) -> None:
+@given(st.integers(500, 100_000), st.integers(1, 40), st.integers(1, 40), st.integers(1, 64), st.booleans())
+def test_races_take_a_sixth_of_the_budget_at_most(
+    budget: int, race: int, words: int, samples: int, extends: bool
+) -> None:
     """However many starts there are and whatever each is asked, and no more of them race than are wanted."""
     settings = InversionSettings(max_forwards=budget, race=race, race_samples=samples)
-    plan = make_plan(settings, CARD, vocabulary=500, words=words)
-    assert plan.race_cost <= budget / 8
+    plan = make_plan(settings, CARD, vocabulary=500, words=words, extends=extends)
+    assert plan.race_cost <= budget / 6
     assert plan.race <= affordable_race(settings, CARD) <= race
     assert 1 <= plan.race <= min(race, words)
+    assert len(plan.races) <= (1 + settings.extensions if extends else 1)
 
 
-def test_the_best_of_many_starts_race_again_on_larger_banks() -> None:
-    """Each round has fewer starts and more samples; few starts race in one round, or in none."""
+def test_the_best_of_many_starts_race_again_on_a_larger_bank() -> None:
+    """The second round has fewer starts and more samples; few starts race in one round, or in none."""
     settings = InversionSettings(race=16, race_samples=8)
-    rounds = {words: make_plan(settings, CARD, vocabulary=500, words=words).races for words in (1, 7, 8, 20)}
-    assert rounds == {1: (), 7: ((7, 8),), 8: ((8, 4), (4, 8), (2, 32)), 20: ((16, 4), (8, 8), (3, 32))}
+    races = {words: make_plan(settings, CARD, vocabulary=500, words=words).races for words in (1, 7, 8, 20)}
+    assert races == {1: (), 7: (((7, 8),),), 8: (((8, 4), (2, 16)),), 20: (((16, 4), (4, 16)),)}
+
+
+def test_what_the_race_leaves_of_its_share_extends_the_winner() -> None:
+    """As often as that pays for and is wanted; never without a race, or where nothing can be extended."""
+
+    def extensions(budget: int, **settings: Any) -> int:
+        asked = InversionSettings(max_forwards=budget, **settings)
+        return len(make_plan(asked, CARD, vocabulary=500, words=16, extends=True).races) - 1
+
+    assert [extensions(n) for n in (2000, 5000, 20_000)] == [0, 3, 6]
+    assert extensions(20_000, extensions=1) == 1
+    assert extensions(20_000, extensions=0) == 0
+    alone = make_plan(InversionSettings(race=1), CARD, vocabulary=500, words=16, extends=True)
+    assert (alone.races, alone.race_cost) == ((), 0)

@@ -79,7 +79,7 @@ def test_preparing_costs_nothing_and_shows_no_picture() -> None:
 
 def test_only_the_starts_that_race_are_kept() -> None:
     """The plan says how many the budget pays for."""
-    for budget, race in ((5000, 5), (900, 5), (400, 3)):
+    for budget, race in ((5000, 5), (900, 5), (400, 4)):
         settings = InversionSettings(dimension=4, max_forwards=budget, race=5)
         ready = prepare(_of_two_encoders(["one", "two"]), PICTURES, settings, clip=CLIP)
         assert len(ready.starts) == ready.plan.race == race

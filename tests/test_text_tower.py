@@ -13,6 +13,7 @@ from blackbox_ti.wire import ModelCard
 from server_stub.diffusers_engine import DiffusersEngine
 from server_stub.in_process import InProcessEndpoint
 from server_stub.tiny import CLIP_DIR
+from tests.word_features import word_features
 
 STAND_INS = ("house", "fish")
 
@@ -48,15 +49,6 @@ def test_a_word_of_two_vectors_is_two_words(clip: Clip) -> None:
     assert not np.allclose(found[0], found[1], atol=1e-2)
 
 
-def test_a_words_features_are_those_of_its_text(clip: Clip) -> None:
-    """A token's row in the word's place gives CLIP's own features of the text, unit vectors."""
-    tower = TextTower(clip)
-    words = tower.vocabulary()
-    row = words.embeddings[list(words.tokens).index("heart</w>")]
-    found = tower.word_features("a photo of a {}", row[None, None], STAND_INS)
-    assert np.allclose(found, clip.text_features(["a photo of a heart"]), atol=1e-5)
-
-
 def test_a_word_is_fitted_to_the_states_of_a_text(clip: Clip) -> None:
     """States that one word has are found again from another word; the gradients leave no trace on the CLIP."""
     tower = TextTower(clip)
@@ -78,14 +70,32 @@ def test_the_slope_of_a_likeness_is_what_a_small_step_finds(clip: Clip) -> None:
     words = tower.vocabulary()
     word = words.embeddings[[list(words.tokens).index(w + "</w>") for w in ("red", "heart")]]
     wanted = clip.text_features(["an orange star"])[0]
+    told = word_features(tower, clip, templates[0], word[None], STAND_INS)
+    assert np.allclose(told, clip.text_features(["a photo of a red heart"]), atol=1e-5)
     slope = tower.likeness_slope(templates, word, wanted, STAND_INS)
     step = 1e-2 * np.random.default_rng(0).standard_normal((4, *word.shape)) / 16
 
     def likeness(vectors: np.ndarray) -> np.ndarray:
-        return np.asarray(np.sum([tower.word_features(t, vectors, STAND_INS) @ wanted for t in templates], axis=0))
+        features = [word_features(tower, clip, t, vectors, STAND_INS) for t in templates]
+        return np.asarray(np.sum([f @ wanted for f in features], axis=0))
 
     change = likeness(word + step) - likeness(word - step)
     assert np.allclose(change, 2 * (step * slope).sum(axis=(1, 2)), rtol=0.02, atol=1e-5)
+
+
+def test_templates_of_unlike_lengths_are_fitted_together(clip: Clip) -> None:
+    """A word is found that says in each template what it is to say there, as long as the template may be."""
+    tower = TextTower(clip)
+    words = tower.vocabulary()
+    house, heart = (words.embeddings[list(words.tokens).index(w + "</w>")][None] for w in ("house", "heart"))
+    templates = ("a {}", "a good photo of a {} on the grass")
+    targets = {t: tower.word_states(t, heart[None], STAND_INS)[0] for t in templates}
+    found = tower.fitted(targets, house, np.eye(256, dtype=np.float32) / 50, STAND_INS)
+    for template, states in targets.items():
+        left, began = (
+            np.square(tower.word_states(template, word[None], STAND_INS)[0] - states).sum() for word in (found, house)
+        )
+        assert left < 0.05 * began
 
 
 def test_stand_ins_of_several_tokens_are_named(clip: Clip) -> None:
