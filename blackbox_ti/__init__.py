@@ -12,9 +12,10 @@ from blackbox_ti.errors import BlackboxTIError
 from blackbox_ti.generate import generate
 from blackbox_ti.hf_endpoint import HfEndpoint
 from blackbox_ti.http_endpoint import HttpEndpoint
-from blackbox_ti.inversion import InversionResult, Progress, StopReason, invert
+from blackbox_ti.inversion import InversionResult, StopReason, invert
 from blackbox_ti.ledger import Ledger
 from blackbox_ti.plan import Plan
+from blackbox_ti.progress import Progress
 from blackbox_ti.scorers import CallableScorer, ClipScorer, Scorer, load_scorer
 from blackbox_ti.settings import InversionSettings
 

@@ -7,8 +7,8 @@ import time
 from typing import TextIO
 
 from blackbox_ti.initialise import Start
-from blackbox_ti.inversion import Progress
 from blackbox_ti.plan import Plan
+from blackbox_ti.progress import Progress
 
 __all__ = ["Console"]
 
@@ -59,6 +59,8 @@ class Console:
 
 
 def _progress_line(now: Progress) -> str:
+    if now.phase == "race":
+        return f"choosing a start, round {now.generation}/{now.generations}  {now.forwards:,} forwards"
     rate = now.forwards / now.seconds if now.seconds else 0.0
     left = now.seconds / now.generation * (now.generations - now.generation) if now.generation else 0.0
     loss = "" if now.loss is None else f"  loss {now.loss:.4f}"

@@ -23,6 +23,7 @@ from blackbox_ti.initialise import Start
 from blackbox_ti.objective import fitness_of
 from blackbox_ti.plan import Plan
 from blackbox_ti.prepare import Prepared, image_evaluator, loss_evaluator, prepare, search_subspace
+from blackbox_ti.progress import Phase, Progress
 from blackbox_ti.scorers import Scorer
 from blackbox_ti.search import CmaSearch, SearchSettings
 from blackbox_ti.settings import InversionSettings
@@ -30,7 +31,7 @@ from blackbox_ti.start import choose_start
 from blackbox_ti.subspace import Embedding, Subspace
 from blackbox_ti.wire import ModelCard
 
-__all__ = ["InversionResult", "Progress", "StopReason", "invert"]
+__all__ = ["InversionResult", "StopReason", "invert"]
 
 Q = TypeVar("Q")
 
@@ -42,27 +43,6 @@ class StopReason(StrEnum):
     NOTHING_MORE_LEARNED = "nothing_more_learned"
     BUDGET_SPENT = "budget_spent"
     INTERRUPTED = "interrupted"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands; losses are None before the first and where the host tells none.
-
-    Where pictures are judged, `score` and `heldout_score` stand for losses, and larger is better.
-    `host_changed` counts how often the canary found that the host answers otherwise.
-    """
-
-    phase: str
-    generation: int
-    generations: int
-    forwards: int
-    max_forwards: int
-    loss: float | None
-    heldout_loss: float | None
-    seconds: float
-    host_changed: int = 0
-    score: float | None = None
-    heldout_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +123,8 @@ def _learn(
     on_plan: Callable[[Plan, Start], None] | None,
 ) -> InversionResult:
     run = _Run(evaluator, settings, ready, on_progress, describe)
-    start = choose_start(evaluator, ready.starts, ready.plan.races, partial(run.bank, "race"), ready.extended)
+    bank = partial(run.bank, "race")
+    start = choose_start(evaluator, ready.starts, ready.plan.races, bank, ready.extended, run.raced)
     if on_plan:
         on_plan(ready.plan, start)
     return run.search(start, search_subspace(ready, start.embedding, settings, _rng(settings, "subspace")))
@@ -211,7 +192,7 @@ class _Run(Generic[Q]):
             if generation % self.plan.check_every == 0 or generation == self.plan.generations:
                 judge.consider(self._answer(strategy, subspace, candidates, scores), generation)
             self._watch(generation)
-            self._tell("search", generation, scores.best, judge.best_loss)
+            self._tell(generation, scores.best, judge.best_loss)
             if judge.failures >= self.settings.patience:
                 return StopReason.NOTHING_MORE_LEARNED
         return StopReason.PLAN_FINISHED
@@ -256,14 +237,21 @@ class _Run(Generic[Q]):
             return None
         return self.evaluator.scores({n: v[None] for n, v in embedding.items()}, bank, label).mean(0)
 
-    def _tell(self, phase: str, generation: int, loss: float | None, heldout: float | None) -> None:
+    def raced(self, turn: int) -> None:
+        """Tell that a round of the races for the start is over."""
+        rounds = sum(len(race) for race in self.plan.races)
+        self.on_progress(self._now("race", turn, rounds, None, None))
+
+    def _tell(self, generation: int, loss: float | None, heldout: float | None) -> None:
+        self.history.append(self._now("search", generation, self.plan.generations, loss, heldout))
+        self.on_progress(self.history[-1])
+
+    def _now(self, phase: Phase, done: int, of: int, loss: float | None, heldout: float | None) -> Progress:
         (loss, score), (heldout, heldout_score) = self._named(loss), self._named(heldout)
-        now = Progress(
-            phase, generation, self.plan.generations, self.evaluator.spent.forwards, self.plan.max_forwards, loss,
-            heldout, time.monotonic() - self.started, self.canary.changes if self.canary else 0, score, heldout_score,
+        return Progress(
+            phase, done, of, self.evaluator.spent.forwards, self.plan.max_forwards, loss, heldout,
+            time.monotonic() - self.started, self.canary.changes if self.canary else 0, score, heldout_score,
         )  # fmt: skip
-        self.history.append(now)
-        self.on_progress(now)
 
     def _named(self, value: float | None) -> tuple[float | None, float | None]:
         """Return (loss, score) for what was minimised: scores of pictures have their sign changed to that end."""

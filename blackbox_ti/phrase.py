@@ -55,6 +55,8 @@ def more_words(clip: Clip, image_features: NDArray[np.float32], words: Sequence[
     """
     own = phrase.split()
     pool = own + [w for w in words[:_POOL] if w not in own]
+    if count < 1 or len(pool) == len(own):
+        return []
     features = clip.text_features([template.format(w) for w in pool])
     chosen = [pool[i] for i in _farthest_first(features, len(own), count)]
     ways = [way for w in chosen for way in (f"{w} {{}}", f"{{}} {w}")]

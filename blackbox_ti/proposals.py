@@ -75,9 +75,9 @@ class Proposals:
         """
         assert self._tower is not None
         plain = [start.phrase] * (start.moved and bool(start.phrase)) + shorter_phrases(start.phrase)
-        found = [self._in_one(self._tower, phrase, start) for phrase in plain]
-        room = EXTENSIONS - len(_NUDGES) - len(found)
-        ways = more_words(self._clip, self._pictures, self._likely, self._templates[0], start.phrase, room)
+        most = EXTENSIONS - len(_NUDGES)
+        found = [self._in_one(self._tower, phrase, start) for phrase in plain[:most]]
+        ways = more_words(self._clip, self._pictures, self._likely, self._templates[0], start.phrase, most - len(found))
         found += [self._longer(self._tower, start, way) for way in ways]
         others = (step for step in count(1) if step not in _NUDGES)
         steps = list(islice(chain(_NUDGES, others), EXTENSIONS - len(found)))

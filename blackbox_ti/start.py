@@ -77,12 +77,13 @@ def choose_start(
     races: Sequence[Race],
     bank: Callable[[int, int], Sequence[Q]],
     extended: Callable[[Start], Sequence[Start]] | None = None,
+    on_round: Callable[[int], None] = lambda _: None,
 ) -> Start:
     """Return the start with the lowest mean loss in the last round of the last of `races`.
 
     The first race is between `starts`, each other between what the winner of the one before is `extended` to, and in
     its last round the winner itself. A round is between the best of the one before, all asked on `bank(samples, index
-    of the round)`; without a race the first start wins.
+    of the round)`; without a race the first start wins. `on_round` hears how many rounds are over.
     """
     field, holder, turn = list(starts), list[Start](), 0
     for number, rounds in enumerate(races):
@@ -95,6 +96,7 @@ def choose_start(
             rivals = [*joining, *field[: count - len(joining)]]
             field = _raced(evaluator, rivals, bank(samples, turn), f"initialise/{turn}" if turn else "initialise")
             turn += 1
+            on_round(turn)
     return field[0]
 
 

@@ -17,8 +17,9 @@ from blackbox_ti.canary import Canary, rivals
 from blackbox_ti.canary_plan import RIVALS
 from blackbox_ti.endpoint import Endpoint
 from blackbox_ti.evaluation import LossEvaluator
-from blackbox_ti.inversion import InversionResult, Progress, invert
+from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.ledger import Ledger, RunIdentity
+from blackbox_ti.progress import Progress
 from blackbox_ti.settings import InversionSettings
 from blackbox_ti.wire import ModelCard, Sample
 from tests.fake_host import FakeHost, fake_endpoint, png

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from blackbox_ti.console import Console
-from blackbox_ti.inversion import Progress
+from blackbox_ti.progress import Progress
 
 NOW = Progress("search", 3, 10, 600, 2000, 0.25, 0.26, 2.0)
 
@@ -48,6 +48,13 @@ def test_a_log_file_gets_plain_lines_not_too_many() -> None:
     assert len(lines) < 10
     assert "\r" not in stream.getvalue()
     assert "loss" not in stream.getvalue()
+
+
+def test_choosing_a_start_is_told_too() -> None:
+    """Its rounds take a while, and there is no loss to show of them."""
+    stream = _Terminal()
+    Console(stream=stream).progress(Progress("race", 2, 8, 448, 5000, None, None, 9.0))
+    assert stream.getvalue().endswith("choosing a start, round 2/8  448 forwards")
 
 
 def test_quiet_says_nothing() -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from blackbox_ti.embedding import save_embedding
 from blackbox_ti.errors import BudgetSpentError, InputError, PlaceholderError
-from blackbox_ti.inversion import InversionResult, Progress, StopReason, invert
+from blackbox_ti.inversion import InversionResult, StopReason, invert
+from blackbox_ti.progress import Progress
 from blackbox_ti.settings import InversionSettings
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import LossReply, LossRequest, decode_tensor

@@ -61,6 +61,13 @@ def test_of_no_words_the_likeliest_is_the_first_to_be_said(clip: Clip) -> None:
     assert [way.format("").strip() for way in ways] == ["striped", "heart", "stripy"]
 
 
+def test_where_no_word_is_left_or_wanted_none_is_said(clip: Clip) -> None:
+    """CLIP is not asked about nothing."""
+    pictures = np.ones((1, 256), np.float32)
+    assert more_words(clip, pictures, ["striped"], TEMPLATE, "striped", 3) == []
+    assert more_words(clip, pictures, ["striped", "heart"], TEMPLATE, "striped", 0) == []
+
+
 def test_each_word_of_a_phrase_is_left_out_once() -> None:
     """One word cannot be shorter, and none cannot either."""
     assert shorter_phrases("white dotted flower") == ["dotted flower", "white flower", "white dotted"]

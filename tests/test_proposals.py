@@ -131,6 +131,15 @@ def test_however_few_words_there_are_a_start_has_as_many_extensions(clip: Clip, 
     assert {s.embedding["text"].shape for s in extended} == {(num_vectors, 256)}
 
 
+def test_a_long_phrase_leaves_room_for_moves(clip: Clip) -> None:
+    """Ten at most are shorter."""
+    proposals, tower = _proposals(clip)
+    words = whole_words(tower.vocabulary())
+    start = Start({"text": words.embeddings[:1]}, "many words", " ".join(words.tokens[:14]), moved=True)
+    extended = proposals.extended(start)
+    assert [s.moved for s in extended] == [False] * (EXTENSIONS - 2) + [True] * 2
+
+
 class _ChosenError(Exception):
     """The search is about to begin."""
 

@@ -51,12 +51,13 @@ class _Races:
             endpoint, endpoint.describe(), endpoint.register_concept([png()]), "<sks>", ["a <sks>"]
         )
         self.extended, self.holders = self.starts(*extended), list[str]()
+        self.rounds = list[int]()
 
     def starts(self, *distances: float) -> list[Start]:
         return [Start({"text": (self.host.target + d)[None].astype(np.float32)}, str(d)) for d in distances]
 
     def winner(self, starts: Sequence[Start], races: Sequence[Race]) -> str:
-        return choose_start(self.evaluator, starts, races, self._bank, self._extend).description
+        return choose_start(self.evaluator, starts, races, self._bank, self._extend, self.rounds.append).description
 
     def _bank(self, size: int, turn: int) -> list[Sample]:
         return draw_bank(BankSettings(1, 1), size, np.random.default_rng(turn))
@@ -86,6 +87,7 @@ def test_a_winner_is_beaten_by_what_it_is_extended_to_or_stays(extended: tuple[f
     further = ((4, 8), (2, 16))
     assert races.winner(races.starts(0.9, 0.1, 0.5), [((3, 8),), further, further]) == best
     assert races.holders == ["0.1", best]
+    assert races.rounds == [1, 2, 3, 4, 5]
     assert races.host.forwards == 24 + 2 * (4 * 8 + 2 * 16)
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from blackbox_ti.inversion import Progress, invert
+from blackbox_ti.inversion import invert
 from blackbox_ti.objective import prompts_for
+from blackbox_ti.progress import Progress
 from blackbox_ti.settings import InversionSettings
 from tests.benchmarks.ablation import ARMS, table
 from tests.benchmarks.quality.gradient import train

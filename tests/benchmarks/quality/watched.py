@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from blackbox_ti.inversion import Progress
+from blackbox_ti.progress import Progress
 from blackbox_ti.subspace import Embedding
 from blackbox_ti.wire import LossReply, LossRequest, ModelCard, decode_tensor, encode_tensor
 from server_stub.engine import Engine
