@@ -25,6 +25,7 @@ class Console:
         self._open_line = False
         self._last_plain = float("-inf")
         self._host_changed = 0
+        self._race_seconds = 0.0
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -48,7 +49,9 @@ class Console:
         if now.host_changed > self._host_changed:
             self._host_changed = now.host_changed
             self.say("WARNING: the host now answers the same question otherwise; its model may have been swapped")
-        line = _progress_line(now)
+        if now.phase == "race":
+            self._race_seconds = now.seconds
+        line = _progress_line(now, now.seconds - self._race_seconds)
         if self._terminal:
             self._stream.write("\r\x1b[2K" + line)
             self._stream.flush()
@@ -58,11 +61,12 @@ class Console:
             self.say(line)
 
 
-def _progress_line(now: Progress) -> str:
+def _progress_line(now: Progress, searched: float) -> str:
+    """One line of where a run stands; `searched` is how long the search itself has taken, in seconds."""
     if now.phase == "race":
         return f"choosing a start, round {now.generation}/{now.generations}  {now.forwards:,} forwards"
     rate = now.forwards / now.seconds if now.seconds else 0.0
-    left = now.seconds / now.generation * (now.generations - now.generation) if now.generation else 0.0
+    left = searched / now.generation * (now.generations - now.generation) if now.generation else 0.0
     loss = "" if now.loss is None else f"  loss {now.loss:.4f}"
     score = "" if now.score is None else f"  score {now.score:.4f}"
     judged = now.heldout_loss if now.heldout_score is None else now.heldout_score

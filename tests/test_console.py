@@ -57,6 +57,15 @@ def test_choosing_a_start_is_told_too() -> None:
     assert stream.getvalue().endswith("choosing a start, round 2/8  448 forwards")
 
 
+def test_the_time_left_is_that_of_the_search() -> None:
+    """What choosing the start took is not counted on again."""
+    stream = _Terminal()
+    console = Console(stream=stream)
+    console.progress(Progress("race", 8, 8, 832, 5000, None, None, 60.0))
+    console.progress(Progress("search", 5, 10, 2800, 5000, 0.25, 0.26, 70.0))
+    assert stream.getvalue().endswith("  10 s left")
+
+
 def test_quiet_says_nothing() -> None:
     """Not a byte."""
     stream = io.StringIO()
