@@ -52,7 +52,7 @@ def _results() -> list[dict[str, Any]]:
         for subject, shift in (("a", 0.0), ("b", 0.1)):
             found += [
                 _result("word", subject, seed, 0.30 + shift),
-                _result("start", subject, seed, 0.28 + shift),
+                _result("start", subject, seed, 0.28 + shift) | {"forwards": 400},
                 _result("gradient @ 5,000", subject, seed, 0.20 + shift, [[2500, 0.25 + shift], [5000, 0.20 + shift]]),
                 _result("ours @ 5,000", subject, seed, 0.21 + shift, [[1000, 0.24 + shift], [4000, 0.21 + shift]]),
                 _result(
@@ -92,10 +92,10 @@ def test_a_run_that_gains_nothing_over_the_plain_word_is_counted() -> None:
 
 
 def test_a_curve_is_at_its_start_until_its_first_answer() -> None:
-    """And ends where the run ended."""
-    line = curves(_results(), np.array([500.0, 1500.0, 4500.0, 9000.0]))["ours @ 5,000"]
-    assert np.allclose(line[:3], [0.33, 0.29, 0.26])
-    assert np.isnan(line[3])
+    """It begins where ours has paid for the start, which rivals are given, and ends where the run ended."""
+    lines = curves(_results(), np.array([300.0, 500.0, 1500.0, 4500.0, 9000.0]))
+    assert np.allclose(lines["ours @ 5,000"], [np.nan, 0.33, 0.29, 0.26, np.nan], equal_nan=True)
+    assert np.allclose(lines["gradient @ 5,000"][:2], [0.33, 0.33])
 
 
 def test_curves_are_on_the_level_of_the_whole_bank() -> None:

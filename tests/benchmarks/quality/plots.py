@@ -22,23 +22,28 @@ __all__ = ["curves", "picture_grid", "plot_curves"]
 Array = NDArray[np.float64]
 _COLUMNS = 5
 _OWN_START = ("paper", "gradient, from the word")
+_PAYS = "ours"
 
 
 def curves(results: Results, forwards: Array) -> dict[str, Array]:
     """Return title -> mean loss (F,) of the answers at so many forwards, on the level of the whole held-out bank.
 
-    Before its first answer a run is at our start, or nowhere yet where it has a start of its own.
+    Before its first answer a run is at our start, or nowhere yet where it has a start of its own. Ours pays for its
+    start and is nowhere before; rivals are given it.
     """
-    starts = {(r["subject"], r["seed"]): r["heldout_loss"] for r in results if r["title"] == "start"}
+    starts = {(r["subject"], r["seed"]): r for r in results if r["title"] == "start"}
     levels, found = _levels(results), dict[str, list[Array]]()
     for r in results:
         if r["curve"] and (r["subject"], r["seed"]) in starts:
             at, loss = np.array(r["curve"]).T
             at, loss = np.append(at, r["forwards"]), np.append(loss + levels.get(r["subject"], 0.0), r["heldout_loss"])
-            start = np.nan if r["title"].startswith(_OWN_START) else starts[r["subject"], r["seed"]]
+            start = starts[r["subject"], r["seed"]]
+            begins = start["forwards"] if r["method"].startswith(_PAYS) else 0
+            before = np.nan if r["title"].startswith(_OWN_START) else start["heldout_loss"]
             index = np.searchsorted(at, forwards, side="right") - 1
-            line = np.where(index >= 0, loss[np.maximum(index, 0)], start)
-            found.setdefault(r["title"], []).append(np.where(forwards <= r["forwards"] * 1.02, line, np.nan))
+            line = np.where(index >= 0, loss[np.maximum(index, 0)], before)
+            under_way = (forwards >= begins) & (forwards <= r["forwards"] * 1.02)
+            found.setdefault(r["title"], []).append(np.where(under_way, line, np.nan))
     return {title: np.mean(lines, axis=0) for title, lines in found.items()}
 
 
