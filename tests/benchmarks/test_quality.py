@@ -15,6 +15,7 @@ from blackbox_ti.objective import prompts_for
 from blackbox_ti.progress import Progress
 from blackbox_ti.settings import InversionSettings
 from tests.benchmarks.ablation import ARMS, table
+from tests.benchmarks.ceiling import descend, gradient_axes, word_axes
 from tests.benchmarks.quality.gradient import train
 from tests.benchmarks.quality.matrix import Cell, Job, cells_of, results, run_cells
 from tests.benchmarks.quality.measures import heldout_bank
@@ -214,6 +215,32 @@ def test_the_gradients_loss_is_the_engines() -> None:
     trail = list(train(bench, subject, start, samples=16, rate=1e-2, seed=0, every=8))
     assert [samples for samples, _ in trail] == [8, 16]
     assert not np.allclose(trail[0][1][bench.encoder], trail[1][1][bench.encoder])
+
+
+def test_the_bound_descends_in_its_axes_alone() -> None:
+    """Exact gradients lower the loss from a plain word without leaving the axes they were asked in."""
+    bench, subject = Workbench(), DEVELOPMENT[0]
+    _, table = bench.engine.vocabulary(bench.encoder)
+    start = {bench.encoder: np.array(table[:1], np.float32)}
+    axes = word_axes(bench, subject, start, 3)
+    end = descend(bench, subject, start, axes, 60, 0.3, 0)
+    moved = (end[bench.encoder] - start[bench.encoder])[0].astype(np.float64)
+    along = axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    assert np.linalg.norm(moved) > 0.05
+    assert np.allclose(along.T @ (along @ moved), moved, atol=1e-4)
+    latents, prompts = bench.latents(subject.references()), prompts_for("object", WORD)
+    both = {bench.encoder: np.stack([start[bench.encoder], end[bench.encoder]])}
+    before, after = bench.scored(both, latents, prompts, heldout_bank(subject)[:64]).mean(axis=1)
+    assert after < before
+
+
+def test_axes_of_gradients_are_independent_directions() -> None:
+    """They are as many as asked for, none of them in the span of the others."""
+    bench, subject = Workbench(), DEVELOPMENT[0]
+    _, table = bench.engine.vocabulary(bench.encoder)
+    axes = gradient_axes(bench, subject, {bench.encoder: np.array(table[:1], np.float32)}, 4)
+    assert axes.shape == (4, table.shape[1])
+    assert np.linalg.matrix_rank(axes) == 4
 
 
 def test_the_ablation_pairs_every_setting_with_the_defaults() -> None:
