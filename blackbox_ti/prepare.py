@@ -70,8 +70,7 @@ def prepare(
     known = min((len(whole_words(v).tokens) for v in vocabularies.values()), default=0)
     # Fitting a word takes time, so none that will not race.
     raced = settings.model_copy(update={"race": affordable_race(settings, card)})
-    named = initial_embedding is not None or settings.initializer_token != "auto"  # noqa: S105
-    seen = Proposals(settings, concept, vocabularies, clip, tower) if clip and vocabularies and not named else None
+    seen = Proposals(settings, concept, vocabularies, clip, tower) if clip and vocabularies else None
     starts = shortlist(raced, card, vocabularies, seen, initial_embedding)
     extended = seen.extended if seen and seen.extends else None
     plan = make_plan(settings, card, vocabulary=known, words=len(starts), extends=extended is not None)

@@ -34,7 +34,8 @@ _MOVED = ", moved towards the pictures"
 class Proposals:
     """Starts for the pictures of `concept`, in words of `vocabularies`.
 
-    Where `tower` is the host's text encoder, phrases are distilled into one word, and a start can be extended.
+    Where `tower` is the host's text encoder, phrases are distilled into one word, and a start can be extended. CLIP is
+    asked when a start is.
     """
 
     def __init__(
@@ -46,12 +47,8 @@ class Proposals:
         tower: TextTower | None = None,
     ) -> None:
         self._settings, self._clip, self._tower, self._vocabularies = settings, clip, tower, vocabularies
-        self._shared = _shared_words(vocabularies)
+        self._concept = concept
         self._templates = prompts_for(settings.learnable_property, "{}")[:_TEMPLATES]
-        self._pictures = clip.image_features(concept.images())
-        self._words = next(iter(self._shared.values())).tokens
-        self._sentences = clip.text_features([self._templates[0].format(w) for w in self._words])
-        self._likely = [self._words[i] for i in rank_words(self._pictures, self._sentences)]
 
     @property
     def extends(self) -> bool:
@@ -63,9 +60,11 @@ class Proposals:
 
         Fitting a word takes time, so each is when it is asked for.
         """
-        phrases = self._phrases(self._tower) if self._tower and self._settings.phrases else ()
-        named = (from_word(word, self._vocabularies, self._settings.num_vectors) for word in self._likely)
-        return chain([self._attention()], phrases, named)
+        yield self._attention()
+        if self._tower and self._settings.phrases:
+            yield from self._phrases(self._tower)
+        for word in self._likely:
+            yield from_word(word, self._vocabularies, self._settings.num_vectors)
 
     def extended(self, start: Start) -> list[Start]:
         """Return `EXTENSIONS` starts about one: moved towards the pictures; in plain words; a word shorter; longer.
@@ -128,6 +127,26 @@ class Proposals:
         moved = nudged(tower, vectors, self._templates, self._pictures, axes, self._words[:2], steps)
         said = start.description.removesuffix(_MOVED) + _MOVED
         return [Start({name: v}, said, start.phrase, moved=True) for v in moved]
+
+    @cached_property
+    def _shared(self) -> dict[str, Vocabulary]:
+        return _shared_words(self._vocabularies)
+
+    @cached_property
+    def _words(self) -> Sequence[str]:
+        return next(iter(self._shared.values())).tokens
+
+    @cached_property
+    def _pictures(self) -> NDArray[np.float32]:
+        return self._clip.image_features(self._concept.images())
+
+    @cached_property
+    def _sentences(self) -> NDArray[np.float32]:
+        return self._clip.text_features([self._templates[0].format(w) for w in self._words])
+
+    @cached_property
+    def _likely(self) -> list[str]:
+        return [self._words[i] for i in rank_words(self._pictures, self._sentences)]
 
     @cached_property
     def _axes(self) -> NDArray[np.float64]:
