@@ -15,7 +15,7 @@ from blackbox_ti.objective import prompts_for
 from blackbox_ti.progress import Progress
 from blackbox_ti.settings import InversionSettings
 from tests.benchmarks.ablation import ARMS, table
-from tests.benchmarks.ceiling import descend, gradient_axes, word_axes
+from tests.benchmarks.priced_gradients import descend, gradient_axes, word_axes
 from tests.benchmarks.quality.gradient import train
 from tests.benchmarks.quality.matrix import Cell, Job, cells_of, results, run_cells
 from tests.benchmarks.quality.measures import heldout_bank
@@ -217,7 +217,7 @@ def test_the_gradients_loss_is_the_engines() -> None:
     assert not np.allclose(trail[0][1][bench.encoder], trail[1][1][bench.encoder])
 
 
-def test_the_bound_descends_in_its_axes_alone() -> None:
+def test_a_priced_gradient_descends_in_its_axes_alone() -> None:
     """Exact gradients lower the loss from a plain word without leaving the axes they were asked in."""
     bench, subject = Workbench(), DEVELOPMENT[0]
     _, table = bench.engine.vocabulary(bench.encoder)

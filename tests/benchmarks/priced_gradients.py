@@ -1,12 +1,11 @@
-"""How far losses alone can lead: `python -m tests.benchmarks.ceiling --out DIR [--mark N]`.
+"""What exact gradients do at the price of losses: `python -m tests.benchmarks.priced_gradients --out DIR [--mark N]`.
 
 A loss is one number, so a sample's gradient in k axes takes k + 1 of them: one at the word and one along each axis. Here
-that gradient is had exactly, by differentiation, from the same start, and charged at that price: what a search that wastes
-nothing would learn from its forwards. The axes are those that the search uses (the principal ones of the words), or,
-which no search can know, those in which the gradients at the start vary most. Whatever is chosen is chosen in the
-bound's favour: it runs once at each of two learning rates, and the better one on the bank of the report counts. Beside
-them stand the search itself and the gradient in all coordinates after a few samples. Concepts are those of the ablation;
-cells are kept and resumed as there.
+that gradient is had exactly, by differentiation, and charged at that price, from the search's own start: a yardstick for
+what can be learned from so many forwards. The axes are the search's own (the principal ones of the words), or, which no
+search can know, those in which the gradients at the start vary most. Each runs at two learning rates, and the better one
+on the bank of the report counts. Beside them stand the search itself, and the gradient in all coordinates after as few
+samples. Concepts are those of the ablation; cells are kept and resumed as there.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from tests.benchmarks.quality.subjects import DEVELOPMENT, Subject
 from tests.benchmarks.quality.tables import main_table, shares_table
 from tests.benchmarks.quality.workbench import WORD, Workbench
 
-__all__ = ["bound", "descend", "few_samples", "gradient_axes", "main", "word_axes"]
+__all__ = ["descend", "few_samples", "gradient_axes", "main", "priced", "word_axes"]
 
 Array = NDArray[np.float64]
 Axes = Callable[[Workbench, Subject, Embedding, int], Array]
@@ -67,7 +66,7 @@ def gradient_axes(bench: Workbench, subject: Subject, start: Embedding, count: i
     return np.asarray(directions[:count] @ every)
 
 
-def bound(name: str, count: int, axes_of: Axes) -> Method:
+def priced(name: str, count: int, axes_of: Axes) -> Method:
     """Return Adam on exact gradients in `count` axes, each sample charged count + 1 forwards, after the start's own."""
 
     def run(bench: Workbench, subject: Subject, seed: int, mark: int) -> Learned:
@@ -97,7 +96,7 @@ def _steps(
     bench: Workbench, subject: Subject, start: Embedding, axes: Array, steps: int, rate: float, seed: int
 ) -> Iterator[NDArray[np.float32]]:
     latents, prompts = bench.latents(subject.references()), prompts_for(subject.learnable_property, WORD)
-    settings, rng = BankSettings(len(latents), len(prompts)), np.random.default_rng([seed, *b"bound"])
+    settings, rng = BankSettings(len(latents), len(prompts)), np.random.default_rng([seed, *b"priced"])
     origin, moves = torch.from_numpy(start[bench.encoder]), torch.from_numpy(axes.astype(np.float32))
     z = torch.nn.Parameter(torch.zeros(len(axes)))
     optimizer = torch.optim.Adam([z], lr=rate, betas=(0.9, 0.99))
@@ -129,14 +128,14 @@ def _settings(subject: Subject, seed: int, mark: int) -> InversionSettings:
 
 
 def main() -> None:
-    """Run the bounds beside the search and print their table."""
+    """Run them beside the search and print their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job(parser)
     parser.add_argument("--mark", type=int, default=5000)
     args = parser.parse_args()
-    bounds = [bound(f"gradients in {k} axes of the words", k, word_axes) for k in (16, 32, 64)]
-    bounds += [bound(f"gradients in {k} axes of theirs", k, gradient_axes) for k in (16, 32)]
-    methods = [METHODS["word"], METHODS["start"], arm("defaults"), *bounds, few_samples(128), few_samples(256)]
+    rivals = [priced(f"gradients in {k} axes of the words", k, word_axes) for k in (16, 32, 64)]
+    rivals += [priced(f"gradients in {k} axes of theirs", k, gradient_axes) for k in (16, 32)]
+    methods = [METHODS["word"], METHODS["start"], arm("defaults"), *rivals, few_samples(128), few_samples(256)]
     job = job_of(args, pictures=False)
     subjects, seeds = DEVELOPMENT[: args.concepts], range(1, args.seeds + 1)
     cells = cells_of([METHODS["gradient"]], [5000], subjects, seeds) + cells_of(methods, [args.mark], subjects, seeds)
