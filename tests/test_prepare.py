@@ -23,25 +23,13 @@ from blackbox_ti.subspace import Embedding
 from blackbox_ti.text_tower import TextTower
 from blackbox_ti.wire import Encoder, ModelCard
 from server_stub.tiny import CLIP_DIR
+from tests.fake_clip import INDIFFERENT_CLIP
 from tests.fake_host import FakeHost, fake_endpoint
 from tests.painter import likeness, painter, references
 
 PICTURES = [Image.new("RGB", (8, 8), (200, 30, 30)), Image.new("RGB", (8, 8), (30, 200, 30))]
 SCORER = CallableScorer(likeness, "likeness")
 DRAWN = InversionSettings(objective="images", search_steps=2, search_guidance_scale=1.0)
-
-
-class _Clip:
-    """A CLIP to which all pictures and texts are alike."""
-
-    def image_features(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        return np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (len(images), 1))
-
-    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (len(texts), 1))
-
-
-CLIP: Clip = _Clip()  # type: ignore[assignment]
 
 
 class _Told:
@@ -81,7 +69,7 @@ def test_only_the_starts_that_race_are_kept() -> None:
     """The plan says how many the budget pays for."""
     for budget, race in ((5000, 5), (900, 5), (400, 4)):
         settings = InversionSettings(dimension=4, max_forwards=budget, race=5)
-        ready = prepare(_of_two_encoders(["one", "two"]), PICTURES, settings, clip=CLIP)
+        ready = prepare(_of_two_encoders(["one", "two"]), PICTURES, settings, clip=INDIFFERENT_CLIP)
         assert len(ready.starts) == ready.plan.race == race
 
 
@@ -146,12 +134,12 @@ def test_the_scorer_is_the_one_given_then_the_one_named_then_clip() -> None:
     """Losses need none."""
     card, concept = painter().describe(), load_concept(references(), 8)
     named = DRAWN.model_copy(update={"scorer": "tests.painter:likeness"})
-    assert choose_scorer(named, card, concept, CLIP, SCORER) is SCORER
-    found = choose_scorer(named, card, concept, CLIP)
+    assert choose_scorer(named, card, concept, INDIFFERENT_CLIP, SCORER) is SCORER
+    found = choose_scorer(named, card, concept, INDIFFERENT_CLIP)
     assert found is not None
     assert found.name == "tests.painter:likeness"
-    assert isinstance(choose_scorer(DRAWN, card, concept, CLIP), ClipScorer)
-    assert choose_scorer(InversionSettings(), FakeHost().card, concept, CLIP) is None
+    assert isinstance(choose_scorer(DRAWN, card, concept, INDIFFERENT_CLIP), ClipScorer)
+    assert choose_scorer(InversionSettings(), FakeHost().card, concept, INDIFFERENT_CLIP) is None
     with pytest.raises(InputError, match="--clip or --scorer"):
         choose_scorer(DRAWN, card, concept, None)
 

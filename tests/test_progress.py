@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from blackbox_ti.clip import Clip
 from blackbox_ti.inversion import InversionResult, invert
 from blackbox_ti.progress import Progress
 from blackbox_ti.scorers import CallableScorer
 from blackbox_ti.settings import InversionSettings
+from tests.fake_clip import INDIFFERENT_CLIP
 from tests.fake_host import FakeHost, fake_endpoint
 from tests.painter import likeness, painter, references
 
 PICTURES = [Image.new("RGB", (8, 8), (200, 30, 30)), Image.new("RGB", (8, 8), (30, 200, 30))]
-
-
-class _Indifferent:
-    """A CLIP to which all pictures and texts are alike, and whose text tower nothing is known of."""
-
-    torch, model = None, None
-
-    def image_features(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        return np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (len(images), 1))
-
-    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (len(texts), 1))
-
-
-CLIP: Clip = _Indifferent()  # type: ignore[assignment]
 
 
 def _told(host: FakeHost, **settings: object) -> tuple[InversionResult, list[Progress]]:
@@ -39,7 +20,7 @@ def _told(host: FakeHost, **settings: object) -> tuple[InversionResult, list[Pro
     endpoint = fake_endpoint(host)
     try:
         chosen = InversionSettings(dimension=6, seed=5, **settings)  # type: ignore[arg-type]
-        result = invert(endpoint, PICTURES, chosen, clip=CLIP, on_progress=told.append)
+        result = invert(endpoint, PICTURES, chosen, clip=INDIFFERENT_CLIP, on_progress=told.append)
     finally:
         endpoint.close()
     return result, told

@@ -28,7 +28,7 @@ from blackbox_ti.subspace import Embedding, principal_axes
 from tests.benchmarks.machine import machine
 from tests.benchmarks.quality.__main__ import add_job, finish, job_of
 from tests.benchmarks.quality.matrix import cells_of
-from tests.benchmarks.quality.measures import heldout_bank
+from tests.benchmarks.quality.measures import heldout_loss
 from tests.benchmarks.quality.methods import METHODS, Learned, Method, arm, start_of
 from tests.benchmarks.quality.subjects import DEVELOPMENT, Subject
 from tests.benchmarks.quality.tables import main_table, shares_table
@@ -75,7 +75,8 @@ def priced(name: str, count: int, axes_of: Axes) -> Method:
         samples = (mark - spent) // (count + 1)
         started = time.perf_counter()
         ends = [descend(bench, subject, start.embedding, axes, samples, rate, seed) for rate in LEARNING_RATES]
-        losses = [_judged(bench, subject, end) for end in ends]
+        latents = bench.latents(subject.references())
+        losses = [heldout_loss(bench, subject, latents, end) for end in ends]
         told = {"start": start.description, "samples": samples, "rate": LEARNING_RATES[int(np.argmin(losses))]}
         seconds = time.perf_counter() - started
         return Learned(ends[int(np.argmin(losses))], None, spent + samples * (count + 1), seconds, [], told)
@@ -108,12 +109,6 @@ def _steps(
         optimizer.step()
         schedule.step()
         yield (origin + z @ moves).detach().numpy().copy()
-
-
-def _judged(bench: Workbench, subject: Subject, word: Embedding) -> float:
-    latents, prompts = bench.latents(subject.references()), prompts_for(subject.learnable_property, WORD)
-    one = {name: value[None] for name, value in word.items()}
-    return float(bench.scored(one, latents, prompts, heldout_bank(subject)).mean())
 
 
 def few_samples(samples: int) -> Method:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from blackbox_ti.objective import BankSettings, draw_bank, prompts_for
 from blackbox_ti.subspace import Embedding
@@ -17,7 +18,7 @@ from tests.benchmarks.quality.methods import Learned
 from tests.benchmarks.quality.subjects import Edit, Subject, style_renders
 from tests.benchmarks.quality.workbench import WORD, Workbench
 
-__all__ = ["HELDOUT", "StyleNamer", "heldout_bank", "measure", "portraits"]
+__all__ = ["HELDOUT", "StyleNamer", "heldout_bank", "heldout_loss", "measure", "portraits"]
 
 HELDOUT, CURVE = 384, 96
 PORTRAITS, PER_EDIT = 12, 3
@@ -48,20 +49,27 @@ def heldout_bank(subject: Subject) -> list[Sample]:
     return draw_bank(BankSettings(len(subject.scenes), prompts), HELDOUT, rng)
 
 
+def heldout_loss(
+    bench: Workbench, subject: Subject, latents: Tensor, embedding: Embedding, spoken: str = WORD, size: int = HELDOUT
+) -> float:
+    """Return the mean loss of a word, or of words `spoken` in its place, on the first `size` samples of the bank.
+
+    `latents` (n, C, h, w) are those of the subject's references.
+    """
+    prompts = [p.replace(WORD, spoken) for p in prompts_for(subject.learnable_property, WORD)]
+    one = {n: v[None] for n, v in embedding.items()}
+    return float(bench.scored(one, latents, prompts, heldout_bank(subject)[:size]).mean())
+
+
 def measure(
     bench: Workbench, styles: StyleNamer, subject: Subject, learned: Learned, *, pictures: bool = True
 ) -> dict[str, Any]:
     """Return every figure of one learned word; a quantity that has no meaning for the subject is left out."""
-    latents, bank = bench.latents(subject.references()), heldout_bank(subject)
+    latents = bench.latents(subject.references())
     embedding, spoken = _embedding(bench, learned), learned.words or WORD
-
-    def loss(word: Embedding, size: int) -> float:
-        prompts = [p.replace(WORD, spoken) for p in prompts_for(subject.learnable_property, WORD)]
-        return float(bench.scored({n: v[None] for n, v in word.items()}, latents, prompts, bank[:size]).mean())
-
     figures: dict[str, Any] = {
-        "heldout_loss": loss(embedding, HELDOUT),
-        "curve": [[forwards, loss(word, CURVE)] for forwards, word in learned.trail],
+        "heldout_loss": heldout_loss(bench, subject, latents, embedding, spoken),
+        "curve": [[n, heldout_loss(bench, subject, latents, word, spoken, CURVE)] for n, word in learned.trail],
         "norm": float(np.linalg.norm(embedding[bench.encoder], axis=-1).mean()) if learned.embedding else None,
         "embedding": {n: encode_tensor(v).model_dump() for n, v in embedding.items()} if learned.embedding else None,
     }
